@@ -64,7 +64,7 @@ class TestReload:
         assert found is not None
         assert before <= int(found[1]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         systemd.hear("READY=1")
-        assert "reloaded: pool " in ends.server.output or "settings are not reloaded" in ends.server.output
+        ends.server.wait_for("reloaded: pool |settings are not reloaded")
         assert systemd.said.count("READY=1") == 2
 
 

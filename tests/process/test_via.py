@@ -160,7 +160,7 @@ def test_visitors_by_way_of_a_proxy(
     assert tunnel.control not in ports_at_the_other_end(tunnel.client.pid)
     assert fetch(tunnel.public) == "here"
     bulk(tunnel, port)
-    assert len(re.findall(OWN, tunnel.server.output, re.MULTILINE)) == 3
+    poll(lambda: len(re.findall(OWN, tunnel.server.output, re.MULTILINE)) == 3, PATIENCE, "a line for each visitor")
     for end in (tunnel.client, tunnel.server):
         assert end.terminate() == 0
         assert "Traceback" not in end.output

@@ -218,6 +218,23 @@ async def test_who_leaves_is_forgotten(world: World) -> None:
     assert not world.lines("closed:")
 
 
+@BOTH_PLANES
+@pytest.mark.usefixtures("_connections")
+@ensureDeferred
+async def test_server_that_stops_as_somebody_comes(world: World) -> None:
+    """He has a moment to name his host, and is served."""
+    server = https_server(world)
+    await publish(world, server, NAME)
+    visitor = await visit(world, server, POST_QUANTUM[:100])
+    await until(lambda: waiting(server) == 1)
+    stopped = server.stopService()
+    await until(lambda: server.named.listeners["https"].host is None)
+    visitor.send(POST_QUANTUM[100:])
+    await visitor.has(POST_QUANTUM)
+    visitor.close()
+    await stopped
+
+
 @pytest.mark.usefixtures("_connections")
 @ensureDeferred
 async def test_server_that_stops_cuts_who_has_named_no_host(world: World) -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol as TypingProtocol
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -354,8 +355,14 @@ class SniFront(LandingFactory):
         what = "the client of {place} cannot take it now"
         guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=group.public)
 
-    def stopFactory(self) -> None:
-        """Close the connections whose hello is not complete."""
+    async def settle(self, seconds: float) -> None:
+        """Close the connections whose hello is not complete, once it had so much time to come: whoever has just
+        connected is sending it. The port accepts no more.
+        """
+        clock = self.house.reactor
+        until = clock.seconds() + seconds
+        while self.waiting and clock.seconds() < until:
+            await deferLater(clock, seconds / 20)
         if self._late_call is not None:
             self._late_call.cancel()
             self._late_call = None

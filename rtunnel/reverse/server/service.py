@@ -52,6 +52,7 @@ from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.server.shared import SharedPort
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
+from rtunnel.reverse.web.interfaces import SETTLE
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep import AGENT
@@ -125,6 +126,7 @@ class TunnelServer(DrainingService):
         if self.shared is not None:
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor, lobby, self.refusals)
+        self.sni = SniFront(self)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
@@ -145,7 +147,7 @@ class TunnelServer(DrainingService):
         threads = PasswordThreads(reactor)
         threads.setServiceParent(self)
         http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
-        fronts: dict[str, LandingFactory] = {"http": http, "https": SniFront(self)}
+        fronts: dict[str, LandingFactory] = {"http": http, "https": self.sni}
         named = NamedPorts(reactor, settings, self.names, fronts)
         named.setServiceParent(self)
         http.service().setServiceParent(self)
@@ -379,6 +381,7 @@ class TunnelServer(DrainingService):
         self.door.close()
         await self.shared_port.stop_listening()
         await self.named.stop_listening()
+        await self.sni.settle(SETTLE if self.may_wait else 0.0)
         self.names.close()
         self.http.stop()
         await self.ports.stop_listening()

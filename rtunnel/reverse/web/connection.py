@@ -17,7 +17,7 @@ from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.exchange import Exchange
-from rtunnel.reverse.web.interfaces import IHttpHouse, Target
+from rtunnel.reverse.web.interfaces import SETTLE, IHttpHouse, Target
 from rtunnel.wire.web.heads import Problem, RequestHead
 from rtunnel.wire.web.parsers import END, RAW, RequestParser
 
@@ -374,8 +374,8 @@ class HttpConnection:
         return self._exchange is None and self._deciding is None and not self._queue and not self._closes
 
     def stop(self) -> None:
-        """Close, now or behind the answer that is under way."""
-        if self.is_idle and self._parser.is_at_rest:
+        """Close, now or behind the answer that is under way. A new one has a moment for its first request."""
+        if self.is_idle and self._parser.is_at_rest and (self._is_used or not self.house.is_stopping):
             self._close()
 
     def tick(self, now: float) -> None:
@@ -393,5 +393,5 @@ class HttpConnection:
             if waited > self.house.head_timeout:
                 self.house.refused(self, f"its request is not complete after {self.house.head_timeout:g} s")
                 self._reply(None, Answer(408, "the request took too long", closes=True))
-        elif waited > (KEEP_ALIVE if self._is_used else self.house.head_timeout):
+        elif waited > (KEEP_ALIVE if self._is_used else SETTLE if self.house.is_stopping else self.house.head_timeout):
             self._close()

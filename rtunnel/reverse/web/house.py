@@ -18,14 +18,11 @@ from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.exchange import Exchange
 from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin, own_lines
 from rtunnel.reverse.web.gate import Gate
-from rtunnel.reverse.web.interfaces import IConnection, IUpstreams, Target
+from rtunnel.reverse.web.interfaces import SETTLE, IConnection, IUpstreams, Target
 from rtunnel.traffic.accounts import REFUSED, Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.web.heads import RequestHead
-
-#: Seconds that busy connections have to come to the end of an answer; see :meth:`HttpHouse.settle`.
-SETTLE = 1.0
 
 
 class HttpVisitor:
@@ -200,7 +197,7 @@ class HttpHouse:
             await deferLater(clock, SETTLE / 20)
 
     def stop(self) -> None:
-        """Close connections without a request now, and the others behind their answers."""
+        """Close connections without a request now, new ones after a moment, and the others behind their answers."""
         self.is_stopping = True
         for connection in list(self.connections):
             connection.stop()

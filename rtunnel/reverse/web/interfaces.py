@@ -13,6 +13,10 @@ from rtunnel.reverse.web.gate import Gate
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.wire.web.heads import RequestHead
 
+#: Seconds that busy connections have to come to the end of an answer when the process stops, and new ones to ask for
+#: something: whoever has just connected is about to.
+SETTLE = 1.0
+
 
 class IConnection(Protocol):
     """A visitor's connection; see :class:`~rtunnel.reverse.web.connection.HttpConnection`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rtunnel.reverse.web.connection import KEEP_ALIVE, LINGER
+from rtunnel.reverse.web.interfaces import SETTLE
 from tests.reverse.web.parts import GET, OK, Peer, World, get
 
 
@@ -122,6 +123,20 @@ def test_stop(web: World) -> None:
         visitor.end()
     assert len(web.connections) == 1
     assert all(each.is_over for each in web.service.connections if each is not service)
+
+
+def test_stop_as_somebody_comes(web: World) -> None:
+    """Who has just connected is about to ask, and loses nothing; who does not ask keeps nobody waiting."""
+    asks, silent = web.visit(), web.visit()
+    web.stop()
+    assert not asks.is_over
+    asks.send(GET)
+    web.service.connections[-1].send(OK)
+    assert b"\r\nConnection: close\r\n" in asks.news()
+    assert asks.ended
+    web.pass_time(SETTLE + 2)
+    assert silent.ended
+    assert silent.received == b""
 
 
 def test_stop_behind_a_pipelined_request(web: World) -> None:
