@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from rtunnel.relay.udp.batches import MAX_SEGMENTS, BatchSocket
+from rtunnel.relay.udp.batches import BatchSocket
+from rtunnel.relay.udp.segments import MAX_SEGMENTS
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, until
 

@@ -1,37 +1,30 @@
 """UDP between two ends that send each other many packets: several of them in one system call, where the system can.
 
-Linux cuts one ``sendmsg`` into packets of equal size (``UDP_SEGMENT``), and hands packets that came together to one
-``recvmsg`` (``UDP_GRO``). Packets are never fragmented, and one that is too large for the way is refused or lost, so
-that whoever sends can find out what gets through (RFC 8899).
+Packets are never fragmented, and one that is too large for the way is refused or lost, so that whoever sends can find
+out what gets through (RFC 8899).
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from twisted.python.failure import Failure
 
+from rtunnel.relay.udp.segments import (
+    MAX_BYTES,
+    MAX_SEGMENTS,
+    knows_segments,
+    let_fragment,
+    receive_together,
+    segment_control,
+    segment_size,
+)
 from rtunnel.relay.udp.sockets import READS_IN_A_ROW, Address, UdpSocket
 
-# From linux/udp.h and linux/in.h; not every Python names them.
-_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
-_MTU_DISCOVER = {
-    socket.AF_INET: (socket.IPPROTO_IP, getattr(socket, "IP_MTU_DISCOVER", 10)),
-    socket.AF_INET6: (getattr(socket, "IPPROTO_IPV6", 41), getattr(socket, "IPV6_MTU_DISCOVER", 23)),
-}
-#: Do not fragment, and let the program find out what gets through.
-_PROBE = 3
-_IS_LINUX = sys.platform == "linux"
-_SEGMENT = struct.Struct("@H")
-_SIZE = struct.Struct("@i")
-#: How many packets, and how many bytes of them, one call takes.
-MAX_SEGMENTS, MAX_BYTES = 64, 65000
 #: What one read takes: a batch, or the largest packet.
 READ_SIZE = 65536
 _CONTROL_SIZE = 256
@@ -55,21 +48,15 @@ class BatchSocket(UdpSocket):
         done: Callable[[], None],
     ) -> None:
         super().__init__(reactor, received, lost, done=done)
-        self._segments = _IS_LINUX
+        self._segments = False
 
     def _use(self, handle: socket.socket) -> None:
         super()._use(handle)
-        if _IS_LINUX:
-            with suppress(OSError):
-                handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(handle.family)], _PROBE)
-            with suppress(OSError):
-                handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-            try:
-                handle.getsockopt(_SOL_UDP, _UDP_SEGMENT)
-            except OSError:
-                self._segments = False  # an old kernel would ignore it, and send one large packet
-            with suppress(OSError):
-                handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        let_fragment(handle, False)
+        receive_together(handle)
+        self._segments = knows_segments(handle)
+        with suppress(OSError):
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
     def send_all(self, packets: Sequence[tuple[bytes, Address | None]], too_large: Callable[[int], None]) -> None:
         """Send packets, each to its address; None: the socket is connected. What cannot be sent is lost.
@@ -122,7 +109,7 @@ class BatchSocket(UdpSocket):
     def _send_batch(self, batch: list[bytes], address: Address | None) -> bool:
         """Send packets of equal size, but for the last one. Return False if they are to be sent one by one."""
         assert self._socket is not None
-        control: list[Any] = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(len(batch[0])))]
+        control: list[Any] = [segment_control(len(batch[0]))]
         if address is not None and isinstance(address[-1], tuple):
             control.append(address[-1])
             address = address[:-1]
@@ -158,10 +145,7 @@ class BatchSocket(UdpSocket):
             except OSError as error:
                 self._failed(error)
                 continue
-            size = len(data)
-            for level, kind, value in control:
-                if level == _SOL_UDP and kind == _UDP_GRO and len(value) >= _SIZE.size:
-                    size = _SIZE.unpack_from(value)[0]
+            size = segment_size(control, len(data))
             if self._tells_local:
                 source += self._from(control)
             if size >= len(data):

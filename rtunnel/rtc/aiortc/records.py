@@ -14,10 +14,10 @@ from typing import cast
 
 from OpenSSL import SSL
 
+from rtunnel.relay.udp.segments import MAX_BYTES, MAX_SEGMENTS
 from rtunnel.rtc.aiortc.dtls import MAX_RECORD, DtlsTransport
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.port import MAX_RECORDS, Port
-from rtunnel.rtc.aiortc.udp_socket import MAX_BATCH, MAX_SEGMENTS
 
 #: What a datagram holds that goes through every network and a TURN server, in bytes: IPv6's least packet, without the
 #: headers of IP, of UDP and of TURN (RFC 8656, section 12.4).
@@ -53,7 +53,7 @@ class Records:
         try:
             while at < end:
                 size, first = len(packets[at]), at
-                last = min(end, at + MAX_SEGMENTS, at + max(1, MAX_BATCH // (size + self.overhead)))
+                last = min(end, at + MAX_SEGMENTS, at + max(1, MAX_BYTES // (size + self.overhead)))
                 while True:
                     packet = packets[at]
                     send(packet)

@@ -10,25 +10,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import sys
 from collections import deque
-from struct import Struct
 from typing import Any, Protocol
+
+from rtunnel.relay.udp.segments import (
+    ROOM,
+    knows_segments,
+    let_fragment,
+    receive_together,
+    segment_control,
+    segment_size,
+)
 
 #: The size of the kernel's buffer in each direction, in bytes.
 SOCKET_BUFFER = 1024 * 1024
 #: About how many packets are taken before other sockets have their turn.
 MAX_PACKETS = 128
-#: How many packets, and how many bytes, the kernel takes in one call.
-MAX_SEGMENTS, MAX_BATCH = 64, 65_000
 #: How many bytes are kept while the kernel takes none.
 MAX_KEPT = 256 * 1024
 
-# Python 3.11 has no names for these.
-_UDP_SEGMENT, _UDP_GRO = 103, 104
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 10, 23, 0, 3
-_SEGMENT, _GRO = Struct("=H"), Struct("=i")
-_ROOM = socket.CMSG_SPACE(_GRO.size)
 #: What the first byte of a DTLS record may be.
 _DTLS = bytes(range(20, 64))
 #: One for all sockets: what it holds is used up before another packet is read.
@@ -90,8 +90,8 @@ class UdpTransport(asyncio.DatagramTransport):
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         #: Whether the system can send many at once, and whether this is tried.
-        self._knows_segments = self._segments = _can(handle, _UDP_SEGMENT, 0)
-        _can(handle, _UDP_GRO, 1)
+        self._knows_segments = self._segments = knows_segments(handle)
+        receive_together(handle)
         port.connection_made(self)
         self._loop.add_reader(handle, self._readable)
 
@@ -107,14 +107,14 @@ class UdpTransport(asyncio.DatagramTransport):
         port, count = self._port, 0
         while count < MAX_PACKETS and not self._is_closing:
             try:
-                size, ancillary, _, addr = self._socket.recvmsg_into(_buffers, _ROOM)
+                size, ancillary, _, addr = self._socket.recvmsg_into(_buffers, ROOM)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
                 port.error_received(error)
                 break
             # The kernel tells the size of each packet where there are several.
-            segment = _GRO.unpack(ancillary[0][2])[0] if ancillary else size
+            segment = segment_size(ancillary, size) if ancillary else size
             if size == 0:
                 count += 1
             elif not _buffer[0:size:segment].strip(_DTLS):
@@ -136,7 +136,8 @@ class UdpTransport(asyncio.DatagramTransport):
     def send_batch(self, data: bytes, segment: int, addr: tuple[Any, ...], *, fragments: bool = False) -> bool:
         """Send packets that are not fragmented on the way.
 
-        :param data: at most :data:`MAX_SEGMENTS` packets and :data:`MAX_BATCH` bytes, or one larger packet.
+        :param data: at most :data:`~rtunnel.relay.udp.segments.MAX_SEGMENTS` packets and
+            :data:`~rtunnel.relay.udp.segments.MAX_BYTES` bytes, or one larger packet.
         :param segment: the size of each in bytes; the last may be shorter.
         :param fragments: whether IP may fragment them after all. Then it is one packet only.
         :returns: whether all were small enough for the first link. Larger ones were dropped.
@@ -145,7 +146,7 @@ class UdpTransport(asyncio.DatagramTransport):
             return True
         if fragments is not self._fragments:
             self._fragments = fragments
-            _let_fragment(self._socket, fragments)
+            let_fragment(self._socket, fragments)
         return self._send(data, segment, addr)
 
     def _send(self, data: bytes, segment: int, addr: tuple[Any, ...]) -> bool:
@@ -157,7 +158,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._socket.sendto(data, addr)
                 return True
             if self._segments:
-                self._socket.sendmsg((data,), ((socket.SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment)),), 0, addr)
+                self._socket.sendmsg((data,), (segment_control(segment),), 0, addr)
                 return True
         except (BlockingIOError, InterruptedError):
             self._keep(data, segment, addr)
@@ -222,25 +223,6 @@ class UdpTransport(asyncio.DatagramTransport):
         self._port.connection_lost(None)
         # No reference cycle.
         del self._port
-
-
-def _can(handle: socket.socket, option: int, value: int) -> bool:
-    """Set an option of UDP, and return whether the system has it."""
-    try:
-        handle.setsockopt(socket.SOL_UDP, option, value)
-    except OSError:
-        return False
-    return sys.platform == "linux"
-
-
-def _let_fragment(handle: socket.socket, fragments: bool) -> None:
-    """Let IP fragment what is too large for a link; or let the socket refuse it, and routers drop it."""
-    mode = _PMTUDISC_DONT if fragments else _PMTUDISC_PROBE
-    if sys.platform == "linux":
-        if handle.family == socket.AF_INET6:
-            handle.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
-        else:
-            handle.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
 
 
 def bind(address: str, port: IPort) -> UdpTransport:

@@ -13,6 +13,7 @@ import pytest_twisted
 from aiortc.rtcdtlstransport import RTCCertificate
 from OpenSSL import SSL
 
+from rtunnel.relay.udp import segments
 from rtunnel.rtc.aiortc import udp_socket
 from rtunnel.rtc.aiortc.dtls import MAX_RECORD
 from rtunnel.rtc.aiortc.records import SAFE_DATAGRAM
@@ -263,8 +264,8 @@ async def test_a_device_that_cannot_send_many_at_once(paths: Paths) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_system_that_knows_nothing_of_it(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp_socket, "_UDP_SEGMENT", 9999)
-    monkeypatch.setattr(udp_socket, "_UDP_GRO", 9999)
+    monkeypatch.setattr(segments, "_UDP_SEGMENT", 9999)
+    monkeypatch.setattr(segments, "_UDP_GRO", 9999)
     one, two = await paths.pair()
     packets = packets_of(1191, 100)
     for turn in (1, 2, 3):

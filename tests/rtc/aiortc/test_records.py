@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, strategies as st
 from OpenSSL import SSL
 
+from rtunnel.relay.udp.segments import MAX_BYTES, MAX_SEGMENTS
 from rtunnel.rtc.aiortc.dtls import CIPHER_SUITES, MAX_RECORD, Certificate
 from rtunnel.rtc.aiortc.records import Records
-from rtunnel.rtc.aiortc.udp_socket import MAX_BATCH, MAX_SEGMENTS
 
 AEAD = ("GCM", "CHACHA20", "CCM")
 
@@ -50,7 +50,7 @@ def through(one: Records, two: Records, packets: list[bytes]) -> list[bytes]:
     """What arrives, with the rules of a batch checked."""
     arrived: list[bytes] = []
     for data, segment in one.encrypt(packets):
-        assert len(data) <= max(MAX_BATCH, segment)
+        assert len(data) <= max(MAX_BYTES, segment)
         assert len(data) <= MAX_SEGMENTS * segment
         two.decrypt(memoryview(data), segment, arrived)
     return arrived
