@@ -6,10 +6,12 @@ process is killed, or stopped in good order, and started again. It is always the
 end lives through all of it. In the warm-up this comes four times as often: memory has its high-water marks, and a
 process whose other end was killed only a few times has not seen them all.
 
-The resident memory and the descriptors of the processes that live on are sampled. What they grow by in a minute is the
-slope of a line through the samples (least squares), without those of the first half, or of the first five minutes. A
-line says nothing of steps, so the memory at the end of each tenth of the time is shown too. The exit code is 1 if one
-of them is not flat in ten minutes or more, if bytes were wrong, or if a tunnel did not come back.
+The memory and the descriptors of the processes that live on are sampled. What they grow by in a minute is the slope of
+a line through the samples (least squares), without those of the first half, or of the first five minutes. A line says
+nothing of steps, so the memory at the end of each tenth of the time is shown too. What a process has allocated counts
+(anonymous memory); its resident memory is shown beside that, and has pages of files too, which it gets and loses as
+the machine pleases. The exit code is 1 if one of them is not flat in ten minutes or more, if bytes were wrong, or if a
+tunnel did not come back.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import Any
 from tests.needs import take_descriptors
 from tests.patience import PATIENCE
 from tests.ports import free_port
+from tests.process import proc
 from tests.process.harness import Process, Twistds
 from tests.process.rtc import Asker, RtcTunnel, UdpService
 from tests.process.services import LOOPBACK, Service, Tunnel, count, expected, get, read_all, send_bytes
@@ -240,7 +243,7 @@ def main() -> int:
     options = parser.parse_args()
     take_descriptors()
     load = Load()
-    samples: dict[str, list[tuple[float, float, float]]] = {}
+    samples: dict[str, list[tuple[float, float, float, float]]] = {}
     warm_up = min(WARM_UP / 60, options.minutes / 2)
     with tempfile.TemporaryDirectory() as directory, tunnels(Path(directory), load) as (living, restarts):
         began = time.monotonic()
@@ -250,7 +253,8 @@ def main() -> int:
         while (now := time.monotonic()) < end:
             for name, process in living.items():
                 at = (now - began) / 60
-                samples.setdefault(name, []).append((at, process.rss_bytes() / 1024, process.descriptors()))
+                kib = proc.anonymous_bytes(process.pid) / 1024, proc.rss_bytes(process.pid) / 1024
+                samples.setdefault(name, []).append((at, *kib, process.descriptors()))
             if now >= due:
                 restarts[number % len(restarts)]()
                 number += 1
@@ -264,15 +268,16 @@ def main() -> int:
     print(f"{number} restarts in {options.minutes:g} minutes")
     for name in sorted(load.done | load.lost):
         print(f"{name:24} {load.done[name]:8} done {load.lost[name]:8} lost")
-    print(f"\n{'grows by, in a minute':24} {'KiB':>8} {'descriptors':>12}   MiB at the end of each tenth of the time")
+    print(f"\n{'grows by, in a minute':24} {'KiB':>8} {'resident':>9} {'descriptors':>12}", end="   ")
+    print("MiB at the end of each tenth of the time")
     is_flat = True
     for name, taken in samples.items():
         counted = [each for each in taken if each[0] >= warm_up]
         times = [each[0] for each in counted]
-        slopes = [linear_regression(times, [each[i] for each in counted]).slope for i in (1, 2)]
-        is_flat = is_flat and slopes[0] < MOST_KIB and slopes[1] < MOST_DESCRIPTORS
+        slopes = [linear_regression(times, [each[i] for each in counted]).slope for i in (1, 2, 3)]
+        is_flat = is_flat and slopes[0] < MOST_KIB and slopes[2] < MOST_DESCRIPTORS
         tenths = " ".join(f"{taken[len(taken) * tenth // 10 - 1][1] / 1024:.2f}" for tenth in range(1, 11))
-        print(f"{name:24} {slopes[0]:8.1f} {slopes[1]:12.2f}   {tenths}")
+        print(f"{name:24} {slopes[0]:8.1f} {slopes[1]:9.1f} {slopes[2]:12.2f}   {tenths}")
     is_short = options.minutes < LEAST_MINUTES
     verdict = f"too short to tell, take {LEAST_MINUTES:g} minutes" if is_short else "yes" if is_flat else "NO"
     print(f"flat is below {MOST_KIB:g} KiB and {MOST_DESCRIPTORS:g} descriptors: {verdict}")

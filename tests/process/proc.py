@@ -8,8 +8,17 @@ from pathlib import Path
 
 def rss_bytes(pid: int) -> int:
     """The resident memory of a process (Linux)."""
+    return _status(pid, "VmRSS:")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """The same without pages of files, such as libraries, which come and go with the machine's page cache (Linux)."""
+    return _status(pid, "RssAnon:")
+
+
+def _status(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"process {pid} has no resident memory; did it end?")
 
