@@ -38,6 +38,7 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.public import Owner
 from rtunnel.reverse.server.granted import grant
@@ -89,8 +90,8 @@ class TunnelServer(DrainingService):
         self.admission = Admission(settings.admission)
         self.sessions: Roster[ServerSession] = Roster()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
-        self.data_plane = settings.data_plane
-        self.pool_size = settings.pool if settings.data_plane != "mux" else 0
+        self.data_plane, self.hedges = settings.plane, Hedges(reactor, settings.hedge)
+        self.pool_size = settings.pool if settings.plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
         self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
@@ -99,7 +100,7 @@ class TunnelServer(DrainingService):
         self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
-        planes = DATA_PLANES[settings.data_plane]
+        planes = DATA_PLANES[settings.plane]
         self.hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
@@ -107,6 +108,7 @@ class TunnelServer(DrainingService):
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
             capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK, *([DIRECT_ONLY] if planes else [])})
             | planes,
+            hedge=settings.hedge,
         )
         self.ids = StreamIds()
         self._stopping = self._full = False
@@ -176,7 +178,7 @@ class TunnelServer(DrainingService):
 
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
-        can_serve = self.shared is not None and not self._stopping
+        can_serve = self.shared is not None and not self._stopping and not self.hedges
         return can_serve and not self.admission.needs_hello(has_certificate=has_certificate)
 
     def build_session(self, identity: Peer | None) -> ServerSession:

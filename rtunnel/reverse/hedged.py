@@ -1,0 +1,70 @@
+"""What a service needs for links with hedges: see :mod:`rtunnel.wire.data.hedges`.
+
+client                                           server
+  | HELLO with hedge                               |
+  |----------------------------------------------->|
+  |                              HELLO with hedge  |    the same names, or nothing is carried
+  |<-----------------------------------------------|
+  | KEYS in pieces, from a thread                  |
+  |----------------------------------------------->|
+  |                      KEYS, from a thread       |    only now INITs are looked at
+  |<-----------------------------------------------|
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from rtunnel.tls.hedge.threads import HedgeThreads
+from rtunnel.wire.data.hedges import IHedge, KeyPieces, why_different
+from rtunnel.wire.data.keys import ClientAgreement, Root, answer, client_length, server_length, wish
+from rtunnel.wire.messages import Hello
+
+
+class Hedges:
+    """The hedges of a process, which are those of all its links.
+
+    :param reactor: in whose thread results arrive.
+    :param names: in the order of :func:`~rtunnel.wire.data.hedges.ordered`; empty: there are none.
+    :raises ConfigError: this machine cannot compute one of them.
+    :ivar names: the same.
+    """
+
+    def __init__(self, reactor: Any, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._kems: tuple[IHedge, ...] = ()
+        self._threads = HedgeThreads(reactor)
+        if names:
+            from rtunnel.tls.hedge.liboqs import hedges
+
+            self._kems = hedges(names)
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def why_different(self, hello: Hello | None, peer: str) -> str:
+        """Return why nothing may be carried on a link; empty: the other end has the same hedges.
+
+        :param hello: the other end's; None: it speaks the reference protocol.
+        :param peer: what it is.
+        """
+        return why_different(self.names, () if hello is None else hello.hedge, peer)
+
+    def client_pieces(self) -> KeyPieces:
+        """Return what puts the client's KEYS together."""
+        return KeyPieces(client_length(self.names))
+
+    def server_pieces(self) -> KeyPieces:
+        """Return what puts the server's KEYS together."""
+        return KeyPieces(server_length(self.names))
+
+    def agree(self) -> Deferred[ClientAgreement]:
+        """Make the client's keys in a thread."""
+        return self._threads.run(partial(ClientAgreement, wish(), self._kems))
+
+    def answer(self, payload: bytes, exported: bytes) -> Deferred[tuple[bytes, Root]]:
+        """Make the server's keys in a thread; see :func:`~rtunnel.wire.data.keys.answer`."""
+        return self._threads.run(partial(answer, payload, exported, wish(), self._kems))
