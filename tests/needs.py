@@ -48,7 +48,7 @@ def need_root() -> None:
 
 
 def _liboqs() -> str:
-    """Return where a native liboqs is installed: as the environment says, or where ``.ci/liboqs`` puts it; or nothing."""
+    """Return where a native liboqs is installed: as the environment says, or where ``.ci/liboqs`` puts it."""
     if given := os.environ.get("OQS_INSTALL_PATH"):
         return given
     built = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rtunnel", "liboqs-0.13.0")

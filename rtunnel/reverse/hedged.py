@@ -45,13 +45,14 @@ class Hedges:
     def __bool__(self) -> bool:
         return bool(self.names)
 
-    def why_different(self, hello: Hello | None, peer: str) -> str:
+    def why_different(self, hello: Hello | None, *, is_client: bool) -> str:
         """Return why nothing may be carried on a link; empty: the other end has the same hedges.
 
         :param hello: the other end's; None: it speaks the reference protocol.
-        :param peer: what it is.
+        :param is_client: whether this end is the client.
         """
-        return why_different(self.names, () if hello is None else hello.hedge, peer)
+        other = () if hello is None else hello.hedge
+        return why_different(self.names, other) if is_client else why_different(other, self.names)
 
     def client_pieces(self) -> KeyPieces:
         """Return what puts the client's KEYS together."""

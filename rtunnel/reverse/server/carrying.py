@@ -222,7 +222,7 @@ class CarryingSession(LinkProtocol):
 
     def _hedges_differ(self, hello: Hello | None) -> bool:
         """Return whether the client has other hedges. Then tell it so and close the link."""
-        why = self._hedges.why_different(hello, "client")
+        why = self._hedges.why_different(hello, is_client=False)
         if why:
             self.fail(Code.NOT_SUPPORTED, why)
         return bool(why)

@@ -84,17 +84,16 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in KEMS if name in wanted)
 
 
-def why_different(own: Sequence[str], other: Sequence[str], peer: str) -> str:
+def why_different(client: Sequence[str], server: Sequence[str]) -> str:
     """Return why nothing may be carried, as both ends must have the same hedges; empty: they have.
 
-    :param own: the names that this end mixes in.
-    :param other: the names that the other end has announced.
-    :param peer: what the other end is: ``client``, ``server``.
+    :param client: the names that the client mixes in.
+    :param server: the names that the server mixes in.
     """
-    if tuple(own) == tuple(other):
+    if tuple(client) == tuple(server):
         return ""
-    here, there = (f"--hedge {','.join(names)}" if names else "no --hedge" for names in (own, other))
-    return f"the {peer} has {there}, this end {here}; nothing is carried before both have the same"
+    one, other = (f"--hedge {','.join(names)}" if names else "no --hedge" for names in (client, server))
+    return f"the client has {one}, the server {other}; nothing is carried before both have the same"
 
 
 def cut(payload: bytes) -> list[bytes]:
