@@ -39,6 +39,7 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.tls_dialler import TlsDialler
+from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import try_service
 from rtunnel.tls.credentials import Credentials
@@ -64,6 +65,7 @@ class TunnelExamination(Examination):
     ) -> None:
         super().__init__(reactor, tell)
         self._settings = settings
+        self._hedges = Hedges(reactor, settings.hedge)
         self._environ = environ
         self._greeting: Greeting | None = None
         self._peer: Hello | None = None
@@ -191,7 +193,7 @@ class TunnelExamination(Examination):
         return proxied
 
     def _build(self) -> Greeting:
-        return Greeting(self.reactor, self._settings.token, self._settings.limits)
+        return Greeting(self.reactor, self._settings.token, self._settings.limits, self._hedges)
 
     async def _connect(self) -> Found:
         """Connect, under TLS if the client has it. What is said above that is for the steps that follow."""
@@ -285,8 +287,8 @@ class TunnelExamination(Examination):
             return Found("visitors share the link, as a reference server has it")
         if greeting.is_over:
             return Found(_REFUSED, "", Status.SKIPPED)
-        if self._settings.data_plane == "mux" or DIRECT not in greeting.link.capabilities:
-            where = "here" if self._settings.data_plane == "mux" else "at the server"
+        if self._settings.plane == "mux" or DIRECT not in greeting.link.capabilities:
+            where = "here" if self._settings.plane == "mux" else "at the server"
             return Found(f"visitors share the link: --data-plane=mux {where}")
         peer = greeting.transport.getPeer()
         at = peer.host if isinstance(peer, IPv4Address | IPv6Address) and self._settings.via is None else ""
@@ -296,7 +298,7 @@ class TunnelExamination(Examination):
             await try_service(self._endpoint(at))
         except Exception as error:
             remedy = "Something on the way allows one connection only. Let it allow more, or give --data-plane mux."
-            if self._settings.data_plane != "direct":
+            if self._settings.plane != "direct":
                 text = f"a second connection cannot be made ({reason_of(error)}): visitors share the link"
                 return Found(text, remedy, Status.WARN)
             raise Trouble(f"a second connection cannot be made: {reason_of(error)}", remedy) from error
