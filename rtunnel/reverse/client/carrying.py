@@ -101,7 +101,7 @@ class CarryingSession(LinkProtocol):
 
     def _send_hedged_keys(self) -> None:
         """Send our half, once it is made and the server is known to have the same hedges."""
-        if self._agreement is None or not self.link.is_extended:
+        if not self._hedges or self._agreement is None or not self.link.is_extended:
             return
         for piece in cut(self._agreement.message):
             self.link.send_keys(piece)
