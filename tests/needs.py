@@ -59,8 +59,7 @@ LIBOQS = _liboqs()
 """Where a native liboqs is installed; empty: there is none."""
 
 
-needs_liboqs = [
-    pytest.mark.liboqs,
-    pytest.mark.skipif(not LIBOQS, reason="there is no liboqs here; .ci/liboqs builds one"),
-]
-"""Marks of a test of a real liboqs."""
+NO_LIBOQS = "there is no liboqs here; .ci/liboqs builds one"
+
+needs_liboqs = [pytest.mark.liboqs, pytest.mark.skipif(not LIBOQS, reason=NO_LIBOQS)]
+"""Marks of the tests of a module, if they need a real liboqs."""

@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 from rtunnel.doctor.steps import Trouble
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.secured import export_for_records
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep import AGENT

@@ -39,10 +39,10 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.tls_dialler import TlsDialler
-from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import try_service
 from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import expiry_warning, show_end, show_name, show_subject
 from rtunnel.tls.policy import Role
 from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, Hello, clean_text

@@ -29,7 +29,7 @@ from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
-from rtunnel.reverse.hedged import Hedges
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors

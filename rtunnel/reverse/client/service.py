@@ -41,9 +41,9 @@ from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
-from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, TunnelSettings
 from rtunnel.services.files.tree import check_directory
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService

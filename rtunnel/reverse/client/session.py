@@ -127,7 +127,8 @@ class ClientSession(AskingSession):
     # Events of the link
 
     def _established(self, event: events.Established) -> None:
-        if why := self._hedges.why_different(event.peer, is_client=True):
+        theirs = () if event.peer is None else event.peer.hedge
+        if why := self._hedges.why_different(theirs, is_client=True):
             self.fail(Code.NOT_SUPPORTED, why)
             return
         if event.peer is None:

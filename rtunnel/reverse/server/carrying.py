@@ -18,10 +18,10 @@ from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.datagrams.server_flows import ServerDatagrams
-from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
@@ -222,7 +222,7 @@ class CarryingSession(LinkProtocol):
 
     def _hedges_differ(self, hello: Hello | None) -> bool:
         """Return whether the client has other hedges. Then tell it so and close the link."""
-        why = self._hedges.why_different(hello, is_client=False)
+        why = self._hedges.why_different(() if hello is None else hello.hedge, is_client=False)
         if why:
             self.fail(Code.NOT_SUPPORTED, why)
         return bool(why)

@@ -38,7 +38,6 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
-from rtunnel.reverse.hedged import Hedges
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.public import Owner
 from rtunnel.reverse.server.granted import grant
@@ -54,6 +53,7 @@ from rtunnel.reverse.server.shared import SharedPort
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.reverse.web.interfaces import SETTLE
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep import AGENT

@@ -169,14 +169,9 @@ def load() -> Liboqs:
     )
 
 
-@cache
-def _kem(name: str) -> NativeKem:
-    return load().kem(name)
-
-
 def hedges(names: Sequence[str]) -> tuple[NativeKem, ...]:
     """Return what computes these KEMs, in the order in which their secrets are mixed.
 
     :raises ConfigError: the library is missing, or lacks one of them.
     """
-    return tuple(_kem(name) for name in ordered(names))
+    return tuple(load().kem(name) for name in ordered(names))

@@ -1,14 +1,16 @@
-"""What a service needs for links with hedges: see :mod:`rtunnel.wire.data.hedges`.
+"""What a service needs for keys with hedges: see :mod:`rtunnel.wire.data.hedges`.
 
-client                                           server
-  | HELLO with hedge                               |
-  |----------------------------------------------->|
-  |                              HELLO with hedge  |    the same names, or nothing is carried
-  |<-----------------------------------------------|
-  | KEYS in pieces, from a thread                  |
-  |----------------------------------------------->|
-  |                      KEYS, from a thread       |    only now INITs are looked at
-  |<-----------------------------------------------|
+    client                                           server
+      | the names of its hedges                        |
+      |----------------------------------------------->|
+      |                     the names of its hedges    |    the same, or nothing is carried: why_different
+      |<-----------------------------------------------|
+      | KEYS in pieces, from a thread: agree           |
+      |----------------------------------------------->|
+      |             KEYS in pieces, from a thread      |    answer; nobody is served before
+      |<-----------------------------------------------|
+
+Whatever the ends are called, the client is the one whose KEYS comes first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from twisted.internet.defer import Deferred
 from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.wire.data.hedges import IHedge, KeyPieces, why_different
 from rtunnel.wire.data.keys import ClientAgreement, Root, answer, client_length, server_length, wish
-from rtunnel.wire.messages import Hello
 
 
 class Hedges:
@@ -45,13 +46,12 @@ class Hedges:
     def __bool__(self) -> bool:
         return bool(self.names)
 
-    def why_different(self, hello: Hello | None, *, is_client: bool) -> str:
-        """Return why nothing may be carried on a link; empty: the other end has the same hedges.
+    def why_different(self, other: tuple[str, ...], *, is_client: bool) -> str:
+        """Return why nothing may be carried; empty: the other end has the same hedges.
 
-        :param hello: the other end's; None: it speaks the reference protocol.
+        :param other: what the other end has announced; empty: nothing, or it knows no hedges.
         :param is_client: whether this end is the client.
         """
-        other = () if hello is None else hello.hedge
         return why_different(self.names, other) if is_client else why_different(other, self.names)
 
     def client_pieces(self) -> KeyPieces:
