@@ -317,7 +317,8 @@ class TunnelExamination(Examination):
         if self._settings.via is not None:
             return Found("UDP does not pass the proxy: datagrams go by data connections", "", Status.SKIPPED)
         try:
-            root, id, port = await within(self.reactor, 1.0, greeting.path)
+            # The keys of hedges are long, and take a while to make.
+            root, id, port = await within(self.reactor, WITHIN if self._hedges else 1.0, greeting.path)
         except (StepTimeout, CancelledError):
             return Found("the server has no UDP port: datagrams go by data connections", "", Status.SKIPPED)
         peer = greeting.transport.getPeer()

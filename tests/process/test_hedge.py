@@ -10,9 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs_liboqs
+from tests.patience import PATIENCE
 from tests.ports import free_port
+from tests.process.doctor import Report
 from tests.process.harness import Twistds
-from tests.process.services import LOOPBACK, Service, count, expected, fetch, get, page, read_all, send_bytes
+from tests.process.rtc import UdpService
+from tests.process.services import (
+    LOOPBACK,
+    Service,
+    count,
+    expected,
+    fetch,
+    get,
+    page,
+    read_all,
+    send_bytes,
+    wait_for_page,
+)
 from tests.process.test_status import look, status
 from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
@@ -73,3 +87,43 @@ def test_both_ends_must_have_the_same(
     for end in (first, second):
         end.wait_for(re.escape(f"not-supported: {said}; nothing is carried before both have the same"))
     assert "is published" not in second.output
+
+
+def test_datagrams(tls: UnderTls, serve: Callable[..., Service], udp_service: UdpService) -> None:
+    public = free_port()
+    publish = f"--publish=udp:{public}={udp_service.address}"
+    tunnel = tls.tunnel(serve(GET=page("here")).address, server=[BOTH], client=[BOTH, publish])
+    tunnel.client.wait_for(f"{public} is published for UDP")
+    tunnel.server.wait_for("datagrams go by UDP")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as visitor:
+        visitor.settimeout(PATIENCE)
+        visitor.sendto(b"hedged", (LOOPBACK, public))
+        assert visitor.recv(100) == b"degdeh"
+
+
+@pytest.mark.parametrize("end", ["server", "client"])
+def test_kill_9(end: str, tls: UnderTls, serve: Callable[..., Service]) -> None:
+    """New keys are made for the new link."""
+    often = ["--reconnect-min=0.1", "--reconnect-max=0.5"]
+    tunnel = tls.tunnel(serve(GET=page("still here")).address, server=[BOTH], client=[BOTH, *often])
+    assert fetch(tunnel.public) == "still here"
+    if end == "server":
+        tunnel.server.kill()
+        tunnel.client.wait_for("link to server .* lost")
+        tunnel.start_server()
+    else:
+        tunnel.client.kill()
+        tunnel.start_client()
+    wait_for_page(tunnel.public, "still here", PATIENCE)
+
+
+def test_the_doctor(tls: UnderTls, serve: Callable[..., Service], tmp_path: Path) -> None:
+    tunnel = tls.tunnel(serve(GET=page("here")).address, server=[BOTH], client=[BOTH])
+    public, env = free_port(), {"RTUNNEL_PKI_DIR": str(tmp_path / "pki")}
+    options = ("--tls", f"--server={LOOPBACK}:{tunnel.control}", f"--publish=udp:{public}={LOOPBACK}:9")
+    report = Report(*options, BOTH, env=env)
+    assert report.code == 0, report.found
+    assert (report.status("rights"), report.status("data"), report.status("UDP")) == ("ok", "ok", "ok")
+    other = Report(*options, env=env)
+    assert other.code != 0
+    assert f"the client has no --hedge, the server --hedge {MCELIECE},{FRODO}" in other.text("rights")
