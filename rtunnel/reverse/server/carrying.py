@@ -70,8 +70,9 @@ class CarryingSession(LinkProtocol):
         self.known_as: tuple[str, str] | None = None
         self._hedges = server.hedges
         self._pieces = server.hedges.client_pieces()
-        # With hedges, tunnels are asked for before there are keys; without these nobody can come.
-        self._early: dict[int, events.TunnelRequested] = {}
+        # With hedges, tunnels are asked for before there are keys; without these nobody can come. And what was said last
+        # about their services.
+        self._early: dict[int, tuple[events.TunnelRequested, events.TunnelState | None]] = {}
         self.hedged_with: tuple[str, ...] = ()
         self.carriers: list[ICarrier] = [] if self._hedges else [Mux(self, link, server.visitors)]
         self.datagrams: ServerDatagrams | None = None
@@ -84,6 +85,7 @@ class CarryingSession(LinkProtocol):
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
         self._handlers[events.TunnelRequested] = self._tunnel_requested
+        self._handlers[events.TunnelState] = self._state_received
 
     @property
     def is_live(self) -> bool:
@@ -210,8 +212,10 @@ class CarryingSession(LinkProtocol):
             return
         self._agreed(*answered)
         early, self._early = self._early, {}
-        for event in early.values():
-            self._requested(event)
+        for request, state in early.values():
+            self._requested(request)
+            if state is not None:
+                self._tunnel_state(state)
         self.handle_events()
         self.flush()
 
@@ -230,12 +234,23 @@ class CarryingSession(LinkProtocol):
     def _tunnel_requested(self, event: events.TunnelRequested) -> None:
         """Take the wish for a tunnel, or keep it until visitors have a way: that is until both ends have keys."""
         if self._hedges and not self._has_keys and not event.request.only_check:
-            self._early[event.number] = event
+            self._early[event.number] = event, None
         else:
             self._requested(event)
 
     def _requested(self, event: events.TunnelRequested) -> None:
         """Give the client a tunnel, or tell it why not."""
+        raise NotImplementedError
+
+    def _state_received(self, event: events.TunnelState) -> None:
+        """Take note whether a service answers; the last word counts."""
+        if event.number in self._early:
+            self._early[event.number] = self._early[event.number][0], event
+        else:
+            self._tunnel_state(event)
+
+    def _tunnel_state(self, event: events.TunnelState) -> None:
+        """Use what a client says about the service of a tunnel."""
         raise NotImplementedError
 
     def _agreed(self, keys: bytes, root: Root) -> None:

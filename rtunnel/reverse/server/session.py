@@ -82,7 +82,6 @@ class ServerSession(CarryingSession):
             events.Established: self._established,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
-            events.TunnelState: self._tunnel_state,
         }
 
     @property

@@ -200,3 +200,57 @@ async def test_a_link_that_is_lost_while_keys_are_made(
     await lines.wait_for("lost: ")
     assert "is published" not in lines.text
     await pair.stop()
+
+
+@pytest.fixture
+def kept_back(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The client's KEYS, which wait until the test sends them."""
+    pieces: list[bytes] = []
+
+    def keep(payload: bytes) -> list[bytes]:
+        pieces.extend(cut(payload))
+        return []
+
+    monkeypatch.setattr(client_carrying, "cut", keep)
+    return pieces
+
+
+@pytest.mark.parametrize("say", [(False,), (True,), (True, False), (False, True)])
+@ensureDeferred
+async def test_what_is_said_of_a_service_before_there_are_keys_counts(
+    say: tuple[bool, ...], pair: Pair, lines: Lines, kept_back: list[bytes]
+) -> None:
+    await pair.start(**HEDGE)
+    await until(lambda: kept_back and list(pair.server.sessions), "the client's keys")
+    session = pair.client.link.session
+    for is_ready in say:
+        session.link.say_state(0, is_ready=is_ready, why="it sleeps")
+    session.flush()
+    await until(lambda: pair.session._early)
+    assert not pair.session.backends
+    for piece in kept_back:
+        session.link.send_keys(piece)
+    session.flush()
+    await lines.wait_for("is published")
+    assert pair.session.backends[0].is_ready is say[-1]
+    assert not pair.session._early
+    await pair.stop()
+
+
+@ensureDeferred
+async def test_a_tunnel_that_is_withdrawn_before_there_are_keys(
+    pair: Pair, lines: Lines, kept_back: list[bytes]
+) -> None:
+    await pair.start(**HEDGE)
+    await until(lambda: kept_back and list(pair.server.sessions) and pair.session._early, "an early tunnel")
+    session = pair.client.link.session
+    assert session.link.withdraw_tunnel(0)
+    session.flush()
+    await until(lambda: not pair.session._early)
+    for piece in kept_back:
+        session.link.send_keys(piece)
+    session.flush()
+    await lines.wait_for(rf"its keys have {FRODO} mixed in", count=2)
+    assert not pair.session.backends
+    assert "published" not in lines.text
+    await pair.stop()
