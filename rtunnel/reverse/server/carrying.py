@@ -70,8 +70,8 @@ class CarryingSession(LinkProtocol):
         self.known_as: tuple[str, str] | None = None
         self._hedges = server.hedges
         self._pieces = server.hedges.client_pieces()
-        # With hedges, tunnels are asked for before there are keys; without these nobody can come. And what was said last
-        # about their services.
+        # With hedges, tunnels are asked for before there are keys, without which nobody can come. With each is what was
+        # said last about its service.
         self._early: dict[int, tuple[events.TunnelRequested, events.TunnelState | None]] = {}
         self.hedged_with: tuple[str, ...] = ()
         self.carriers: list[ICarrier] = [] if self._hedges else [Mux(self, link, server.visitors)]
