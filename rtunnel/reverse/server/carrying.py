@@ -100,7 +100,7 @@ class CarryingSession(LinkProtocol):
     @property
     def has_data_connections(self) -> bool:
         """Whether visitors may have data connections."""
-        return self._pool is not None
+        return self._pool is not None or bool(self._hedges)
 
     # Whether there is room for visitors
 
