@@ -85,8 +85,7 @@ class TunnelServer(DrainingService):
     def __init__(self, reactor: Any, settings: ServerSettings) -> None:
         super().__init__(reactor, "rtunnel-server", settings.drain)
         self.settings = settings
-        self.handshake_timeout = settings.handshake_timeout
-        self.max_frame = settings.limits.max_frame
+        self.handshake_timeout, self.max_frame = settings.handshake_timeout, settings.limits.max_frame
         self.admission = Admission(settings.admission)
         self.sessions: Roster[ServerSession] = Roster()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
@@ -100,14 +99,13 @@ class TunnelServer(DrainingService):
         self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
-        planes = DATA_PLANES[settings.plane]
+        # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
+        planes = DATA_PLANES[settings.plane] | ({DIRECT_ONLY} if DATA_PLANES[settings.plane] else set())
         self.hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK, *([DIRECT_ONLY] if planes else [])})
-            | planes,
+            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK}) | planes,
             hedge=settings.hedge,
         )
         self.ids = StreamIds()
