@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from rtunnel.upkeep.debug_log import DebugLog
 from tests.examples import USUAL
-from tests.needs import take_descriptors
+from tests.needs import LIBOQS, take_descriptors
 
 pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
@@ -25,6 +25,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     take_descriptors()
+    if LIBOQS:
+        os.environ["OQS_INSTALL_PATH"] = LIBOQS
     # Control sockets and identities of services under test are nothing for the operator of this machine.
     directory = tempfile.TemporaryDirectory(prefix="rtunnel-tests-")
     os.environ["RUNTIME_DIRECTORY"] = os.environ["XDG_STATE_HOME"] = directory.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,21 @@ def need_root() -> None:
     """Skip a test that makes files of other users."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files to another user")
+
+
+def _liboqs() -> str:
+    """Return where a native liboqs is installed: as the environment says, or where ``.ci/liboqs`` puts it."""
+    if given := os.environ.get("OQS_INSTALL_PATH"):
+        return given
+    built = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rtunnel", "liboqs-0.13.0")
+    return str(built) if (built / "lib" / "liboqs.so").exists() else ""
+
+
+LIBOQS = _liboqs()
+"""Where a native liboqs is installed; empty: there is none."""
+
+
+NO_LIBOQS = "there is no liboqs here; .ci/liboqs builds one"
+
+needs_liboqs = [pytest.mark.liboqs, pytest.mark.skipif(not LIBOQS, reason=NO_LIBOQS)]
+"""Marks of the tests of a module, if they need a real liboqs."""

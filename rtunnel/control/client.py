@@ -29,7 +29,7 @@ def look(client: TunnelClient) -> dict[str, Any]:
         "via": str(settings.via) if settings.via is not None else None,
         "connected_seconds": None if session is None else round(session.clock.seconds() - session.since, 3),
         "round_trip_ms": None if session is None else milliseconds(session.link.liveness.round_trip),
-        "tls": secured(session.identity) if session is not None else None,
+        "tls": secured(session.identity, session.hedged_with) if session is not None else None,
         **resources(client, link.memory),
         "tunnels": tunnels,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rtunnel.tls.identity import Peer
@@ -55,12 +56,16 @@ def _visits(accounts: Accounts) -> dict[str, Any]:
     }
 
 
-def secured(identity: Peer | None) -> dict[str, str] | None:
-    """Return how TLS protects a link; None: it does not."""
+def secured(identity: Peer | None, hedged_with: Sequence[str]) -> dict[str, Any] | None:
+    """Return how TLS protects a link; None: it does not.
+
+    :param hedged_with: what was mixed into the keys of its data connections beside the usual.
+    """
     if identity is None:
         return None
     return {
         "group": identity.group,
+        "hedge": list(hedged_with),
         "signature": identity.signature,
         "certificate": identity.name,
         "fingerprint": identity.fingerprint,

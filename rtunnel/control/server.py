@@ -58,7 +58,7 @@ def _client(server: TunnelServer, session: ServerSession) -> dict[str, Any]:
         "agent": link.peer.agent if link.peer is not None else None,
         "connected_seconds": round(session.clock.seconds() - session.since, 3),
         "round_trip_ms": milliseconds(link.liveness.round_trip),
-        "tls": secured(session.identity),
+        "tls": secured(session.identity, session.hedged_with),
         "visitors_go": "by connections of their own" if session.has_data_connections else "by the link",
         "datagrams_go": None if datagrams is None else "by UDP" if path is not None and path.is_open else "by TCP",
         "visitors": session.visitor_count,

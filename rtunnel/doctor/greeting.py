@@ -15,11 +15,13 @@ from rtunnel.doctor.steps import Trouble
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.reverse.secured import export_for_records
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep import AGENT
 from rtunnel.wire import events
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
+from rtunnel.wire.data.hedges import cut
 from rtunnel.wire.data.keys import ClientAgreement, Root, read_plain_keys, wish
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, UDP_PATH, Hello, clean_text
@@ -48,6 +50,7 @@ class Greeting(Protocol):
     """One link.
 
     :param token: what the client of this configuration shows; None: none.
+    :param hedges: those of this configuration.
     :ivar identity: the server as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar established: fires with the server's HELLO, or with None if it is a reference server.
     :ivar let_in: fires when the server has taken us in.
@@ -60,7 +63,7 @@ class Greeting(Protocol):
     identity: Peer | None = None
     transport: Any
 
-    def __init__(self, clock: Any, token: str | None, limits: LinkLimits) -> None:
+    def __init__(self, clock: Any, token: str | None, limits: LinkLimits, hedges: Hedges) -> None:
         hello = Hello(
             # A new name, so that the server takes us for nobody it knows.
             session=secrets.token_hex(16),
@@ -68,7 +71,10 @@ class Greeting(Protocol):
             agent=f"{AGENT} (doctor)",
             capabilities=frozenset({CHECK, DIRECT, HOSTS, RULES, UDP, UDP_PATH, WITHDRAW}),
             token=token,
+            hedge=hedges.names,
         )
+        self._hedges = hedges
+        self._pieces = hedges.server_pieces()
         self.link = ClientLink(hello, limits, clock.seconds())
         self.established: Deferred[Hello | None] = Deferred()
         self.let_in: Deferred[None] = Deferred()
@@ -88,7 +94,9 @@ class Greeting(Protocol):
     def connectionMade(self) -> None:
         """Say HELLO."""
         limit_messages(self.transport)
-        if self.identity is not None:
+        if self._hedges:
+            self._hedges.agree().addCallback(self._use_agreement)
+        elif self.identity is not None:
             self._agreement = ClientAgreement(wish())
             self.link.send_keys(self._agreement.message)
         self.asked = time.time()
@@ -117,6 +125,7 @@ class Greeting(Protocol):
         for event in self.link.take_events():
             if isinstance(event, events.Established):
                 self.answered = time.time()
+                self._send_hedged_keys()
                 if not self.established.called:
                     self.established.callback(event.peer)
                 if event.peer is not None:
@@ -154,9 +163,24 @@ class Greeting(Protocol):
         if waiting is not None and not waiting.called:
             waiting.callback(None) if refusal is None else waiting.errback(refusal)
 
+    def _use_agreement(self, agreement: ClientAgreement) -> None:
+        self._agreement = agreement
+        self._send_hedged_keys()
+        self._flush()
+
+    def _send_hedged_keys(self) -> None:
+        if self._hedges and self._agreement is not None and self.link.is_extended:
+            for piece in cut(self._agreement.message):
+                self.link.send_keys(piece)
+
     def _keys_received(self, payload: bytes) -> None:
-        agreement, self._agreement = self._agreement, None
         try:
+            if self._hedges:
+                whole = self._pieces.take(payload) if payload else None
+                if whole is None:
+                    return
+                payload = whole
+            agreement, self._agreement = self._agreement, None
             if self.identity is None:
                 self._root = read_plain_keys(payload)
             elif agreement is not None:
@@ -165,7 +189,7 @@ class Greeting(Protocol):
             self._give_up(Trouble(f"it breaks the protocol: {error}"))
 
     def _flush(self) -> None:
-        if self.transport is not None and self.link.has_data_to_send:
+        if self.transport is not None and not self.is_over and self.link.has_data_to_send:
             self.transport.writeSequence(self.link.data_to_send(_TURN, self._clock.seconds()))
 
     def leave(self) -> None:

@@ -42,6 +42,7 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import try_service
 from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import expiry_warning, show_end, show_name, show_subject
 from rtunnel.tls.policy import Role
 from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, Hello, clean_text
@@ -64,6 +65,7 @@ class TunnelExamination(Examination):
     ) -> None:
         super().__init__(reactor, tell)
         self._settings = settings
+        self._hedges = Hedges(reactor, settings.hedge)
         self._environ = environ
         self._greeting: Greeting | None = None
         self._peer: Hello | None = None
@@ -191,7 +193,7 @@ class TunnelExamination(Examination):
         return proxied
 
     def _build(self) -> Greeting:
-        return Greeting(self.reactor, self._settings.token, self._settings.limits)
+        return Greeting(self.reactor, self._settings.token, self._settings.limits, self._hedges)
 
     async def _connect(self) -> Found:
         """Connect, under TLS if the client has it. What is said above that is for the steps that follow."""
@@ -285,8 +287,8 @@ class TunnelExamination(Examination):
             return Found("visitors share the link, as a reference server has it")
         if greeting.is_over:
             return Found(_REFUSED, "", Status.SKIPPED)
-        if self._settings.data_plane == "mux" or DIRECT not in greeting.link.capabilities:
-            where = "here" if self._settings.data_plane == "mux" else "at the server"
+        if self._settings.plane == "mux" or DIRECT not in greeting.link.capabilities:
+            where = "here" if self._settings.plane == "mux" else "at the server"
             return Found(f"visitors share the link: --data-plane=mux {where}")
         peer = greeting.transport.getPeer()
         at = peer.host if isinstance(peer, IPv4Address | IPv6Address) and self._settings.via is None else ""
@@ -296,7 +298,7 @@ class TunnelExamination(Examination):
             await try_service(self._endpoint(at))
         except Exception as error:
             remedy = "Something on the way allows one connection only. Let it allow more, or give --data-plane mux."
-            if self._settings.data_plane != "direct":
+            if self._settings.plane != "direct":
                 text = f"a second connection cannot be made ({reason_of(error)}): visitors share the link"
                 return Found(text, remedy, Status.WARN)
             raise Trouble(f"a second connection cannot be made: {reason_of(error)}", remedy) from error
@@ -315,7 +317,8 @@ class TunnelExamination(Examination):
         if self._settings.via is not None:
             return Found("UDP does not pass the proxy: datagrams go by data connections", "", Status.SKIPPED)
         try:
-            root, id, port = await within(self.reactor, 1.0, greeting.path)
+            # The keys of hedges are long, and take a while to make.
+            root, id, port = await within(self.reactor, WITHIN if self._hedges else 1.0, greeting.path)
         except (StepTimeout, CancelledError):
             return Found("the server has no UDP port: datagrams go by data connections", "", Status.SKIPPED)
         peer = greeting.transport.getPeer()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -46,3 +46,12 @@ def log_secured(
     warning = expiry_warning(peer.certificate)
     if warning:
         warn("link {peer}: {warning}", peer=transport.peer_name, warning=warning)
+
+
+def log_hedged(names: Sequence[str], info: Callable[..., None]) -> None:
+    """Log what was mixed into the keys of a link beside X25519 and ML-KEM, if anything was.
+
+    :param info: see :func:`log_secured`.
+    """
+    if names:
+        info("link {peer}: its keys have {names} mixed in, and visitors stay off the link", names=" and ".join(names))

@@ -43,6 +43,8 @@ class EndSettings:
     :ivar limits: bounds of each link.
     :ivar tls: how links are protected; None: they are plain TCP.
     :ivar data_plane: how visitors travel; see :data:`DATA_PLANES`.
+    :ivar hedge: KEMs whose secrets are mixed into the keys of links, which have TLS then; see
+        :mod:`rtunnel.wire.data.hedges`.
     :ivar memory: the most bytes that all links may hold together, or nearly; None: a quarter of the machine's memory.
     :ivar pool: data connections of one link that may wait for visitors; at the client, those being made count too.
     """
@@ -52,7 +54,13 @@ class EndSettings:
     tls: TlsSettings | None = None
     memory: int | None = None
     data_plane: str = "auto"
+    hedge: tuple[str, ...] = ()
     pool: int = 64
+
+    @property
+    def plane(self) -> str:
+        """How visitors travel in fact: with hedges never over the link, whose own keys have none."""
+        return "direct" if self.hedge else self.data_plane
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,9 @@ class ClientLink(Link):
         self._events.append(TunnelRefused(number, Code.NOT_SUPPORTED, why))
 
     def _receive_new_conn(self, conn_id: int, payload: bytes) -> None:
+        if self.hello.hedge:
+            self.fail(Code.PROTOCOL, "NEW_CONN where no visitor may go by the link (--hedge)")
+            return
         if conn_id == 0 or conn_id in self.streams:
             self._ignore("NEW_CONN for a stream that is open")
             return

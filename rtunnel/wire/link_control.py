@@ -19,6 +19,7 @@ from math import inf
 
 from rtunnel.errors import Code, TooMuchWaiting
 from rtunnel.wire import frames, messages
+from rtunnel.wire.data.keys import client_length, server_length
 from rtunnel.wire.events import Established, Event, FrameIgnored, KeysReceived, LinkFailed
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.liveness import MAX_PING, Liveness
@@ -60,6 +61,8 @@ class LinkControl:
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, bytes], None]] = {}
         self._outbox = Outbox(limits.max_streams)
+        if hello.hedge:
+            self._outbox.max_control += max(client_length(hello.hedge), server_length(hello.hedge))
         # How many bytes of answers may wait for the peer to read them. A client's end always reads.
         self._most_answers: float = inf
         self._decoder = frames.FrameDecoder(limits.max_frame)

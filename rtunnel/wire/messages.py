@@ -23,6 +23,9 @@ MAX_TICKETS_PAYLOAD = 4096
 MAX_EXPIRES = 3600.0
 # Times of HELLO are before this, in seconds since 1970: a float has milliseconds there, and a log has room for it.
 _MAX_TIME = 2.0**40
+# How many hedges HELLO may name, and how long a name may be.
+_MAX_HEDGES = 16
+_MAX_HEDGE = 64
 # The lengths of a ticket's id and of a random number in ATTACH, in bytes.
 _TICKET_ID = 16
 _RANDOM = 32
@@ -104,6 +107,7 @@ class Hello:
     :ivar capabilities: the names of optional features.
     :ivar token: the client's secret, or None.
     :ivar time: what the server's clock says, in seconds since 1970; None: it does not tell.
+    :ivar hedge: the KEMs beside ML-KEM whose secrets its sender wants in the root, in their order.
     """
 
     session: str
@@ -113,6 +117,7 @@ class Hello:
     capabilities: frozenset[str] = field(default_factory=frozenset)
     token: str | None = None
     time: float | None = None
+    hedge: tuple[str, ...] = ()
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -128,6 +133,8 @@ def encode_hello(hello: Hello) -> bytes:
         value["token"] = hello.token
     if hello.time is not None:
         value["time"] = hello.time
+    if hello.hedge:
+        value["hedge"] = list(hello.hedge)
     return _dump(value)
 
 
@@ -152,7 +159,16 @@ def decode_hello(payload: bytes) -> Hello:
     if token is not None and not _is_text(token):
         raise ValueError("HELLO whose token is not text")
     names = frozenset(capabilities)
-    return Hello(session, credit, version, _text(value.get("agent")), names, token, _time(value.get("time")))
+    agent, time, hedge = _text(value.get("agent")), _time(value.get("time")), _hedge(value.get("hedge"))
+    return Hello(session, credit, version, agent, names, token, time, hedge)
+
+
+def _hedge(value: object) -> tuple[str, ...]:
+    """Return the names of hedges. What is no list of names names none, and so differs from what any end could have."""
+    if not isinstance(value, list) or len(value) > _MAX_HEDGES:
+        return ()
+    names = tuple(clean_text(name) for name in value if isinstance(name, str) and len(name) <= _MAX_HEDGE)
+    return names if len(names) == len(value) else ()
 
 
 def _time(value: object) -> float | None:

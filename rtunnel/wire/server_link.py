@@ -122,6 +122,8 @@ class ServerLink(Link):
     def _why_no_stream(self) -> str | None:
         if self.mode is Mode.CLOSED:
             return "the link is closed"
+        if self.hello.hedge:
+            return "no visitor may go by the link (--hedge)"
         if 2 * self._outbox.control_waiting > self._outbox.max_control:
             return "the client does not read"
         return self._why_full()

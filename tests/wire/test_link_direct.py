@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from rtunnel.errors import Code
+from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
+from rtunnel.wire.data.hedges import cut
+from rtunnel.wire.data.keys import client_length
 from rtunnel.wire.events import (
     Established,
     FrameIgnored,
@@ -20,7 +23,7 @@ from rtunnel.wire.events import (
 )
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import DIRECT, MAX_TICKETS, MAX_TICKETS_PAYLOAD
+from rtunnel.wire.messages import DIRECT, MAX_TICKETS, MAX_TICKETS_PAYLOAD, encode_hello
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from tests.wire.pair import (
     LIMITS,
@@ -218,3 +221,38 @@ def test_a_link_with_data_connections_is_otherwise_the_same() -> None:
     server.link.open_stream(0, "192.0.2.1:5000")
     (event,) = client.feed(*server.link.data_to_send(0, NOW)[1:])
     assert isinstance(event, StreamOpened)
+
+
+# Hedges
+
+HEDGED = replace(OURS, hedge=("FrodoKEM-1344-AES",))
+THEIRS = raw(frames.HELLO, 0, encode_hello(HEDGED))
+
+
+def test_no_visitor_goes_by_a_link_with_hedges() -> None:
+    lone = Lone(ServerLink(HEDGED, LIMITS, NOW, StreamIds(1)))
+    lone.feed(THEIRS, raw(frames.INIT, 0, b"80:x"))
+    lone.sent()
+    assert not lone.link.has_room
+    with pytest.raises(Refused, match=r"^no visitor may go by the link \(--hedge\)$"):
+        lone.link.open_stream(0, "192.0.2.1:5000")
+    assert lone.sent() == []
+
+
+def test_a_client_takes_no_visitor_by_a_link_with_hedges() -> None:
+    lone = Lone(ClientLink(HEDGED, LIMITS, NOW))
+    lone.feed(THEIRS)
+    why = "NEW_CONN where no visitor may go by the link (--hedge)"
+    assert lone.feed(raw(frames.NEW_CONN, 1, b'{"tunnel":0}')) == [LinkFailed(Code.PROTOCOL, why, by_peer=False)]
+    assert not lone.link.streams
+
+
+def test_keys_with_hedges_have_room_in_the_queue() -> None:
+    hedge = ("Classic-McEliece-6688128", "FrodoKEM-1344-AES")
+    lone = Lone(ClientLink(replace(OURS, hedge=hedge), replace(LIMITS, max_streams=1), NOW))
+    lone.feed(raw(frames.HELLO, 0, encode_hello(replace(OURS, hedge=hedge))))
+    pieces = cut(bytes(client_length(hedge)))
+    for piece in pieces:
+        lone.link.send_keys(piece)
+    assert [payload for kind, _, payload in lone.sent() if kind == frames.KEYS] == pieces
+    assert lone.link.mode is Mode.EXTENDED

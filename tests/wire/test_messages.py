@@ -138,6 +138,24 @@ def test_hello_with_a_time() -> None:
     assert messages.decode_hello(hello_payload(time=1796000000)).time == 1796000000.0
 
 
+def test_hello_with_hedges() -> None:
+    hello = Hello(SESSION, 65536, hedge=("FrodoKEM-1344-AES", "x"))
+    payload = messages.encode_hello(hello)
+    assert json.loads(payload)["hedge"] == ["FrodoKEM-1344-AES", "x"]
+    assert messages.decode_hello(payload) == hello
+    assert "hedge" not in json.loads(messages.encode_hello(Hello(SESSION, 65536)))
+
+
+@pytest.mark.parametrize("hedge", [None, "FrodoKEM-1344-AES", 5, {}, [5], ["a", None], ["x" * 65], ["x"] * 17, [["x"]]])
+def test_hello_with_odd_hedges(hedge: object) -> None:
+    assert messages.decode_hello(hello_payload(hedge=hedge)).hedge == ()
+
+
+def test_hello_with_hedges_that_would_spoil_a_log() -> None:
+    assert messages.decode_hello(hello_payload(hedge=["a\nb", "\ud800"])).hedge == ("a?b", "?")
+    assert messages.decode_hello(hello_payload(hedge=["x" * 64] * 16)).hedge == ("x" * 64,) * 16
+
+
 @pytest.mark.parametrize("agent", [None, 5, ["x"], {"a": 1}])
 def test_hello_with_an_odd_agent(agent: object) -> None:
     assert messages.decode_hello(hello_payload(agent=agent)).agent == ""

@@ -28,6 +28,7 @@ def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> T
     :raises ConfigError: a file cannot be used, or there are settings of TLS although TLS is off.
     """
     values = resolved.values
+    _check_hedge(resolved)
     if not values["tls"]:
         _check_not_meant(resolved)
         return None
@@ -61,6 +62,23 @@ def _check_not_meant(resolved: Resolved) -> None:
     for name, source in resolved.sources.items():
         if name.startswith("tls-") and source.rank > off.rank:
             raise resolved.error(name, "has no effect without TLS; add --tls (in the file: tls: {enabled: true})")
+
+
+def _check_hedge(resolved: Resolved) -> None:
+    """Refuse hedges that this machine cannot compute, or that other settings would make useless."""
+    values = resolved.values
+    if not values["hedge"]:
+        return
+    if not values["tls"]:
+        raise resolved.error("hedge", "needs TLS, into whose keys it mixes others; add --tls")
+    if values["data-plane"] == "mux":
+        raise resolved.error("data-plane", "mux leaves visitors no way, as none may go by the link with --hedge")
+    from rtunnel.tls.hedge.liboqs import hedges
+
+    try:
+        hedges(values["hedge"])
+    except ConfigError as error:
+        raise resolved.error("hedge", str(error)) from error
 
 
 def decide_admission(resolved: Resolved) -> AdmissionSettings:

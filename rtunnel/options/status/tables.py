@@ -232,7 +232,7 @@ def _brief(table: Table) -> Table:
 
 
 def _tls(found: Mapping[str, str] | None) -> str:
-    return f"{found['group']}, {found['signature']}" if found else ""
+    return f"{' + '.join((found['group'], *found.get('hedge', ())))}, {found['signature']}" if found else ""
 
 
 def _passed(count: int, lost: float | None) -> str:

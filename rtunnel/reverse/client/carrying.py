@@ -13,11 +13,12 @@ from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.datagrams.client_flows import ClientDatagrams, IUdpTunnel
-from rtunnel.reverse.secured import export_for_records
+from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.data.hedges import cut
 from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
 from rtunnel.wire.messages import DIRECT, UDP
 from rtunnel.wire.stream import Stream
@@ -42,6 +43,10 @@ class CarryingSession(LinkProtocol):
         self.data: DataConnections | None = None
         self._agreement: ClientAgreement | None = None
         self._has_keys = False
+        self._hedges = dialler.hedges
+        self._pieces = dialler.hedges.server_pieces()
+        #: What was mixed into the keys beside the usual, once they are there.
+        self.hedged_with: tuple[str, ...] = ()
         # Those of the last link, for as long as they have streams.
         self._adopted: list[DataConnections] = []
         self._has_closed = False
@@ -77,26 +82,61 @@ class CarryingSession(LinkProtocol):
 
     def _offer_keys(self) -> None:
         """Send our half of the keys, if links have TLS."""
-        if self.identity is not None and self.link.hello.capabilities & {DIRECT, UDP}:
+        if self.identity is None or not self.link.hello.capabilities & {DIRECT, UDP}:
+            return
+        if self._hedges:
+            self._hedges.agree().addCallback(self._use_agreement).addErrback(self._lack_agreement)
+        else:
             self._agreement = ClientAgreement(wish())
             self.link.send_keys(self._agreement.message)
 
+    def _use_agreement(self, agreement: ClientAgreement) -> None:
+        if self.connected_now:
+            self._agreement = agreement
+            self._send_hedged_keys()
+
+    def _lack_agreement(self, failure: Failure) -> None:
+        self.log.failure("the keys of --hedge cannot be made", failure)
+        self.close(Code.NOT_SUPPORTED, "the client cannot make its keys")
+
+    def _send_hedged_keys(self) -> None:
+        """Send our half, once it is made and the server is known to have the same hedges."""
+        if not self._hedges or self._agreement is None or not self.link.is_extended:
+            return
+        for piece in cut(self._agreement.message):
+            self.link.send_keys(piece)
+        self.flush()
+
     def _keys_received(self, event: events.KeysReceived) -> None:
         """Take what both ends agree on, and make data connections from now on."""
+        payload: bytes | None = event.payload
+        if self._hedges:
+            if not payload:
+                return  # the server is there, and reads
+            try:
+                payload = self._pieces.take(payload)
+            except ValueError as error:
+                self.fail(Code.PROTOCOL, str(error))
+        if payload is not None and not self.link.is_closed:
+            self._finish_keys(payload)
+
+    def _finish_keys(self, payload: bytes) -> None:
         agreement, self._agreement = self._agreement, None
         try:
             if self._has_keys:
                 raise ValueError("a second KEYS")
             if self.identity is None:
-                root = read_plain_keys(event.payload)
+                root = read_plain_keys(payload)
             elif agreement is None:
                 raise ValueError("KEYS where none belong")
             else:
-                root = agreement.finish(event.payload, export_for_records(self.transport, self.identity))
+                root = agreement.finish(payload, export_for_records(self.transport, self.identity))
         except ValueError as error:
             self.fail(Code.PROTOCOL, str(error))
             return
         self._has_keys = True
+        self.hedged_with = self._hedges.names
+        log_hedged(self.hedged_with, self._info)
         if UDP in self.link.capabilities:
             self.datagrams = ClientDatagrams(self, self._dialler.flows, root)
         if DIRECT in self.link.capabilities:
@@ -223,6 +263,8 @@ class CarryingSession(LinkProtocol):
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()
+        if self._pieces.held:
+            yield self._pieces.held, self
         for data in (*self._adopted, *([] if self.data is None else [self.data])):
             yield from data.holdings()
         if self.datagrams is not None:

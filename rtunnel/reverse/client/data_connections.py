@@ -29,6 +29,7 @@ from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
@@ -56,6 +57,7 @@ class IDialler(Protocol):
     :ivar dial_timeout: seconds that one to a local service may take.
     :ivar flows: those of UDP tunnels.
     :ivar tls_hosts: the names whose TLS ends here.
+    :ivar hedges: what is mixed into the keys of links beside the usual.
     :ivar is_proxied: whether the server is reached through a proxy.
     :ivar pace: spares that proxy; None: there is none.
     """
@@ -69,6 +71,7 @@ class IDialler(Protocol):
     pace: Pace | None
 
     flows: ClientFlows
+    hedges: Hedges
     tls_hosts: TlsHosts
     kept: KeptConnections[DataConnections]
 

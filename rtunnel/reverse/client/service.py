@@ -43,6 +43,7 @@ from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, TunnelSettings
 from rtunnel.services.files.tree import check_directory
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
@@ -110,9 +111,11 @@ class LinkService(HeldConnection[ClientSession]):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # Also what no tunnel needs now: one that does may come later.
-            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW, RULES, UDP, HOSTS},
+            capabilities=DATA_PLANES[settings.plane] | {WITHDRAW, RULES, UDP, HOSTS},
             token=settings.token,
+            hedge=settings.hedge,
         )
+        self.hedges = Hedges(reactor, settings.hedge)
         self.wanted = WantedTunnels(reactor, settings, self.tls_hosts, visitors.accounts)
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
         #: Whether another process has taken the link over.

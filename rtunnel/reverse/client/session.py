@@ -127,6 +127,10 @@ class ClientSession(AskingSession):
     # Events of the link
 
     def _established(self, event: events.Established) -> None:
+        theirs = () if event.peer is None else event.peer.hedge
+        if why := self._hedges.why_different(theirs, is_client=True):
+            self.fail(Code.NOT_SUPPORTED, why)
+            return
         if event.peer is None:
             self._say_reference_tunnels()
             return
@@ -139,6 +143,7 @@ class ClientSession(AskingSession):
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
             self._warn("server {peer} knows no data connections: visitors go by the link")
         self.sync()
+        self._send_hedged_keys()
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code in (Code.UNAUTHORIZED, Code.LIMIT):

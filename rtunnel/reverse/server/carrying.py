@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from twisted.python.failure import Failure
+
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED
 from rtunnel.errors import Code, Refused
@@ -16,18 +18,20 @@ from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.datagrams.server_flows import ServerDatagrams
-from rtunnel.reverse.secured import export_for_records
+from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
+from rtunnel.wire.data.hedges import SIGN_EVERY, cut
 from rtunnel.wire.data.keys import Root, answer, path_secrets, plain_keys, wish
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.packets import Opener, Sealer
 from rtunnel.wire.datagrams.path import Path
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP, UDP_PATH
+from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP, UDP_PATH, Hello
 from rtunnel.wire.server_link import ServerLink
 
 
@@ -36,6 +40,7 @@ class ICarryingServer(ICarrierServer, Protocol):
 
     admission: Admission
     data_plane: str
+    hedges: Hedges
     memory: Memory
     sessions: Roster[Any]
     kept: KeptConnections[DataPool]
@@ -49,6 +54,7 @@ class CarryingSession(LinkProtocol):
     :ivar carriers: the carriers of its visitors, in the order in which they are asked.
     :ivar datagrams: those of its UDP tunnels; None until both ends have agreed on keys, or without any.
     :ivar known_as: identifies the client when it comes back over another link.
+    :ivar hedged_with: what was mixed into the keys beside the usual, once they are there.
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
     """
@@ -62,7 +68,13 @@ class CarryingSession(LinkProtocol):
         self.identity = identity
         self._carrier_server = server
         self.known_as: tuple[str, str] | None = None
-        self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
+        self._hedges = server.hedges
+        self._pieces = server.hedges.client_pieces()
+        # With hedges, tunnels are asked for before there are keys, without which nobody can come. With each is what was
+        # said last about its service.
+        self._early: dict[int, tuple[events.TunnelRequested, events.TunnelState | None]] = {}
+        self.hedged_with: tuple[str, ...] = ()
+        self.carriers: list[ICarrier] = [] if self._hedges else [Mux(self, link, server.visitors)]
         self.datagrams: ServerDatagrams | None = None
         self._pool: DataPool | None = None
         self._path_id: int | None = None
@@ -72,6 +84,8 @@ class CarryingSession(LinkProtocol):
         self._said_no_way = False
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
+        self._handlers[events.TunnelRequested] = self._tunnel_requested
+        self._handlers[events.TunnelState] = self._state_received
 
     @property
     def is_live(self) -> bool:
@@ -86,7 +100,7 @@ class CarryingSession(LinkProtocol):
     @property
     def has_data_connections(self) -> bool:
         """Whether visitors may have data connections."""
-        return self._pool is not None
+        return self._pool is not None or bool(self._hedges)
 
     # Whether there is room for visitors
 
@@ -109,6 +123,8 @@ class CarryingSession(LinkProtocol):
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()
+        if self._pieces.held:
+            yield self._pieces.held, self
         for carrier in self.carriers:
             yield from carrier.holdings()
         if self.datagrams is not None:
@@ -165,6 +181,9 @@ class CarryingSession(LinkProtocol):
         if self.link.is_closed or self.identity is None or self._has_keys:
             self.fail(Code.PROTOCOL, "KEYS where none belong")
             return
+        if self._hedges:
+            self._piece_received(event.payload)
+            return
         try:
             keys, root = answer(event.payload, export_for_records(self.transport, self.identity), wish())
         except ValueError as error:
@@ -172,13 +191,78 @@ class CarryingSession(LinkProtocol):
             return
         self._agreed(keys, root)
 
+    def _piece_received(self, piece: bytes) -> None:
+        """Take a piece of the client's KEYS; answer behind the last one."""
+        assert self.identity is not None
+        try:
+            whole = self._pieces.take(piece)
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
+            return
+        if whole is None:
+            if not self._pieces.count % SIGN_EVERY:
+                self.link.send_keys(b"")
+            return
+        answering = self._hedges.answer(whole, export_for_records(self.transport, self.identity))
+        answering.addCallbacks(self._answered, self._not_answered)
+        answering.addErrback(lambda failure: self.log.failure("keys of {peer}", failure, peer=self.peer_name))
+
+    def _answered(self, answered: tuple[bytes, Root]) -> None:
+        if not self.is_live:
+            return
+        self._agreed(*answered)
+        early, self._early = self._early, {}
+        for request, state in early.values():
+            self._requested(request)
+            if state is not None:
+                self._tunnel_state(state)
+        self.handle_events()
+        self.flush()
+
+    def _not_answered(self, failure: Failure) -> None:
+        failure.trap(ValueError)
+        self.fail(Code.PROTOCOL, failure.getErrorMessage())
+        self.flush()
+
+    def _hedges_differ(self, hello: Hello | None) -> bool:
+        """Return whether the client has other hedges. Then tell it so and close the link."""
+        why = self._hedges.why_different(() if hello is None else hello.hedge, is_client=False)
+        if why:
+            self.fail(Code.NOT_SUPPORTED, why)
+        return bool(why)
+
+    def _tunnel_requested(self, event: events.TunnelRequested) -> None:
+        """Take the wish for a tunnel, or keep it until visitors have a way: that is until both ends have keys."""
+        if self._hedges and not self._has_keys and not event.request.only_check:
+            self._early[event.number] = event, None
+        else:
+            self._requested(event)
+
+    def _requested(self, event: events.TunnelRequested) -> None:
+        """Give the client a tunnel, or tell it why not."""
+        raise NotImplementedError
+
+    def _state_received(self, event: events.TunnelState) -> None:
+        """Take note whether a service answers; the last word counts."""
+        if event.number in self._early:
+            self._early[event.number] = self._early[event.number][0], event
+        else:
+            self._tunnel_state(event)
+
+    def _tunnel_state(self, event: events.TunnelState) -> None:
+        """Use what a client says about the service of a tunnel."""
+        raise NotImplementedError
+
     def _agreed(self, keys: bytes, root: Root) -> None:
         """Send our KEYS, and use what both ends want of data connections and UDP.
 
         :param keys: the payload of KEYS.
         """
         self._has_keys = True
-        self.link.send_keys(keys)
+        self.hedged_with = self._hedges.names
+        log_hedged(self.hedged_with, self._info)
+        for piece in cut(keys) if self._hedges else (keys,):
+            self.link.send_keys(piece)
         if UDP in self.link.capabilities:
             self._path_secrets = path_secrets(root)
             is_asked = any(backend.asked.protocol == "udp" for backend in self.backends.values())

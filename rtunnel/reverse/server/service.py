@@ -53,6 +53,7 @@ from rtunnel.reverse.server.shared import SharedPort
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.reverse.web.interfaces import SETTLE
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep import AGENT
@@ -84,13 +85,12 @@ class TunnelServer(DrainingService):
     def __init__(self, reactor: Any, settings: ServerSettings) -> None:
         super().__init__(reactor, "rtunnel-server", settings.drain)
         self.settings = settings
-        self.handshake_timeout = settings.handshake_timeout
-        self.max_frame = settings.limits.max_frame
+        self.handshake_timeout, self.max_frame = settings.handshake_timeout, settings.limits.max_frame
         self.admission = Admission(settings.admission)
         self.sessions: Roster[ServerSession] = Roster()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
-        self.data_plane = settings.data_plane
-        self.pool_size = settings.pool if settings.data_plane != "mux" else 0
+        self.data_plane, self.hedges = settings.plane, Hedges(reactor, settings.hedge)
+        self.pool_size = settings.pool if settings.plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
         self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
@@ -99,14 +99,14 @@ class TunnelServer(DrainingService):
         self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
-        planes = DATA_PLANES[settings.data_plane]
+        # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
+        planes = DATA_PLANES[settings.plane] | ({DIRECT_ONLY} if DATA_PLANES[settings.plane] else set())
         self.hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK, *([DIRECT_ONLY] if planes else [])})
-            | planes,
+            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK}) | planes,
+            hedge=settings.hedge,
         )
         self.ids = StreamIds()
         self._stopping = self._full = False
@@ -176,7 +176,7 @@ class TunnelServer(DrainingService):
 
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
-        can_serve = self.shared is not None and not self._stopping
+        can_serve = self.shared is not None and not self._stopping and not self.hedges
         return can_serve and not self.admission.needs_hello(has_certificate=has_certificate)
 
     def build_session(self, identity: Peer | None) -> ServerSession:

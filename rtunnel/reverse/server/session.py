@@ -80,10 +80,8 @@ class ServerSession(CarryingSession):
         self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
-            events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
-            events.TunnelState: self._tunnel_state,
         }
 
     @property
@@ -248,7 +246,7 @@ class ServerSession(CarryingSession):
 
     def _established(self, event: events.Established) -> None:
         self._is_link()
-        if not self.check_admission():
+        if not self.check_admission() or self._hedges_differ(event.peer):
             return
         if event.peer is not None:
             for backend in self.backends.values():
@@ -259,7 +257,7 @@ class ServerSession(CarryingSession):
             self._info("client {peer} connected ({agent})", agent=event.peer.agent or "unnamed")
         self._offer_data_connections()
 
-    def _tunnel_requested(self, event: events.TunnelRequested) -> None:
+    def _requested(self, event: events.TunnelRequested) -> None:
         (self._check_request if event.request.only_check else self._ask_for)(event.number, event.request)
 
     def _check_request(self, number: int, request: TunnelRequest) -> None:
@@ -288,6 +286,7 @@ class ServerSession(CarryingSession):
         self._emit(level, "client {peer}: {what} refused: {refusal}", what=what, refusal=refusal)
 
     def _tunnel_withdrawn(self, event: events.TunnelWithdrawn) -> None:
+        self._early.pop(event.number, None)
         backend = self.backends.pop(event.number, None)
         if backend is not None:
             place = backend.place

@@ -2,6 +2,8 @@
 
     ephemeral keys of both ends, and the link's exporter --> root --> ticket 0, ticket 1, ... --> two secrets each
 
+The ephemeral keys are of X25519, of ML-KEM and of each hedge, if there are any (:mod:`rtunnel.wire.data.hedges`).
+
 Without TLS on the link the root is a random number that the server sends, and no record is sealed.
 
 A key that is done with is forgotten: the private keys with the root, and each ticket's chain with the next ticket.
@@ -11,6 +13,7 @@ Python cannot wipe memory; nothing here keeps a reference, and no representation
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from rtunnel.wire.data.hedges import KEMS, IHedge
 from rtunnel.wire.data.seal import Cipher, Seal, expand
 
 #: The label for the link's exporter (RFC 8446, section 7.5), and how many bytes are wanted of it.
@@ -30,6 +34,8 @@ EXPORTER_LENGTH = 32
 TICKET_ID = 16
 #: How many random bytes each end puts into the keys of a connection.
 RANDOM = 32
+#: What names the use of the root's derivation if there are no hedges.
+PLAIN_INFO = b"rtunnel root"
 
 _X25519 = 32
 _ENCAPSULATION_KEY = 1184
@@ -74,11 +80,31 @@ def _cut(payload: bytes, *lengths: int) -> tuple[Cipher, list[bytes]]:
         raise ValueError(f"KEYS with the unknown cipher {payload[0]}") from None
 
 
-def _cut_sealed(payload: bytes, kem_length: int) -> tuple[Cipher, bytes, bytes]:
-    cipher, (x25519, kem) = _cut(payload, _X25519, kem_length)
+def client_length(names: Sequence[str] = ()) -> int:
+    """Return how many bytes the client's KEYS has on a link with TLS.
+
+    :param names: of the hedges.
+    """
+    return 1 + _X25519 + _ENCAPSULATION_KEY + sum(KEMS[name].public_key for name in names)
+
+
+def server_length(names: Sequence[str] = ()) -> int:
+    """Return how many bytes the server's KEYS has on a link with TLS.
+
+    :param names: of the hedges.
+    """
+    return 1 + _X25519 + _CIPHERTEXT + sum(KEMS[name].ciphertext for name in names)
+
+
+def _cut_sealed(payload: bytes, *lengths: int) -> tuple[Cipher, bytes, bytes, list[bytes]]:
+    """Cut KEYS into cipher, X25519 key, what ML-KEM has, and what each hedge has.
+
+    :param lengths: of ML-KEM's and of the hedges'.
+    """
+    cipher, (x25519, kem, *others) = _cut(payload, _X25519, *lengths)
     if cipher is Cipher.NONE:
         raise ValueError("KEYS without a cipher on a link with TLS")
-    return cipher, x25519, kem
+    return cipher, x25519, kem, others
 
 
 def _exchange(own: X25519PrivateKey, other: bytes) -> bytes:
@@ -92,27 +118,48 @@ def _exchange(own: X25519PrivateKey, other: bytes) -> bytes:
         raise ValueError("KEYS with a bad X25519 key") from None
 
 
-def _root(exported: bytes, x25519: bytes, kem: bytes) -> bytes:
-    return HKDF(SHA256(), 32, exported, b"rtunnel root").derive(x25519 + kem)
+def _root(exported: bytes, *shared: bytes, info: bytes) -> bytes:
+    return HKDF(SHA256(), 32, exported, info).derive(b"".join(shared))
+
+
+def hedged_info(names: Sequence[str], client_keys: bytes, server_keys: bytes) -> bytes:
+    """Return what names the use of the root's derivation if there are hedges: their names, and all that was sent.
+
+    The secret of a KEM need not depend on its public key and ciphertext, so the derivation must. The names say where
+    each of them is, as they tell its length.
+
+    :param client_keys: the payload of the client's KEYS.
+    :param server_keys: the payload of the server's.
+    """
+    said = "".join(f"{name}\n" for name in names).encode("ascii")
+    digests = (sha256(part).digest() for part in (said, client_keys, server_keys))
+    return b"rtunnel hedged root" + b"".join(digests)
 
 
 class ClientAgreement:
     """The client's half of the agreement on a link with TLS.
 
+    With hedges, make it in a thread: a key of Classic McEliece takes more than a tenth of a second.
+
     :param wished: the cipher that this machine prefers; see :func:`wish`.
+    :param hedges: the KEMs whose secrets are mixed in, in the order of :func:`~rtunnel.wire.data.hedges.ordered`.
     :ivar message: the payload of the client's KEYS.
     """
 
-    __slots__ = ("_kem", "_wished", "_x25519", "message")
+    __slots__ = ("_hedges", "_kem", "_private", "_wished", "_x25519", "message")
 
-    def __init__(self, wished: Cipher) -> None:
+    def __init__(self, wished: Cipher, hedges: Sequence[IHedge] = ()) -> None:
         self._wished = wished
+        self._hedges = tuple(hedges)
         self._x25519: X25519PrivateKey | None = X25519PrivateKey.generate()
         self._kem: MLKEM768PrivateKey | None = MLKEM768PrivateKey.generate()
-        self.message = b"%c%b%b" % (
+        pairs = [hedge.generate() for hedge in hedges]
+        self._private = [private for _, private in pairs]
+        self.message = b"%c%b%b%b" % (
             wished,
             self._x25519.public_key().public_bytes_raw(),
             self._kem.public_key().public_bytes_raw(),
+            b"".join(public for public, _ in pairs),
         )
 
     def finish(self, payload: bytes, exported: bytes) -> Root:
@@ -122,14 +169,22 @@ class ClientAgreement:
         :param exported: the 32 bytes of the link's exporter.
         :raises ValueError: the payload is malformed, or not the first.
         """
-        x25519, kem = self._x25519, self._kem
+        x25519, kem, private = self._x25519, self._kem, self._private
         self._x25519 = self._kem = None
+        self._private = []
         if x25519 is None or kem is None:
             raise ValueError("a second KEYS")
-        cipher, other, ciphertext = _cut_sealed(payload, _CIPHERTEXT)
+        lengths = [hedge.kem.ciphertext for hedge in self._hedges]
+        cipher, other, ciphertext, others = _cut_sealed(payload, _CIPHERTEXT, *lengths)
         if cipher < self._wished:
             raise ValueError("KEYS with a cipher that this end did not wish for")
-        return Root(_root(exported, _exchange(x25519, other), kem.decapsulate(ciphertext)), cipher)
+        shared = [_exchange(x25519, other), kem.decapsulate(ciphertext)]
+        if not self._hedges:
+            return Root(_root(exported, *shared, info=PLAIN_INFO), cipher)
+        for hedge, key, text in zip(self._hedges, private, others, strict=True):
+            shared.append(hedge.decapsulate(text, key))
+        info = hedged_info([hedge.kem.name for hedge in self._hedges], self.message, payload)
+        return Root(_root(exported, *shared, info=info), cipher)
 
 
 class ServerAgreement:
@@ -137,14 +192,16 @@ class ServerAgreement:
 
     :param payload: the payload of the client's KEYS.
     :param wished: the cipher that this machine prefers; see :func:`wish`.
+    :param hedges: those of :class:`ClientAgreement`.
     :raises ValueError: the payload is malformed.
     :ivar message: the payload of the server's KEYS.
     """
 
-    __slots__ = ("_cipher", "_secrets", "message")
+    __slots__ = ("_cipher", "_info", "_secrets", "message")
 
-    def __init__(self, payload: bytes, wished: Cipher) -> None:
-        cipher, other, encapsulation_key = _cut_sealed(payload, _ENCAPSULATION_KEY)
+    def __init__(self, payload: bytes, wished: Cipher, hedges: Sequence[IHedge] = ()) -> None:
+        lengths = [hedge.kem.public_key for hedge in hedges]
+        cipher, other, encapsulation_key, others = _cut_sealed(payload, _ENCAPSULATION_KEY, *lengths)
         self._cipher = max(cipher, wished)
         own = X25519PrivateKey.generate()
         shared = _exchange(own, other)
@@ -152,8 +209,11 @@ class ServerAgreement:
             kem, ciphertext = MLKEM768PublicKey.from_public_bytes(encapsulation_key).encapsulate()
         except ValueError:
             raise ValueError("KEYS with a bad ML-KEM key") from None
-        self._secrets: tuple[bytes, bytes] | None = (shared, kem)
-        self.message = b"%c%b%b" % (self._cipher, own.public_key().public_bytes_raw(), ciphertext)
+        pairs = [hedge.encapsulate(public) for hedge, public in zip(hedges, others, strict=True)]
+        self._secrets: tuple[bytes, ...] = (shared, kem, *(secret for _, secret in pairs))
+        texts = b"".join(text for text, _ in pairs)
+        self.message = b"%c%b%b%b" % (self._cipher, own.public_key().public_bytes_raw(), ciphertext, texts)
+        self._info = hedged_info([each.kem.name for each in hedges], payload, self.message) if hedges else PLAIN_INFO
 
     def finish(self, exported: bytes) -> Root:
         """Return the root, and forget the secrets.
@@ -161,19 +221,19 @@ class ServerAgreement:
         :param exported: the 32 bytes of the exporter.
         :raises ValueError: it is not the first time.
         """
-        secrets, self._secrets = self._secrets, None
-        if secrets is None:
+        secrets, self._secrets = self._secrets, ()
+        if not secrets:
             raise ValueError("a second KEYS")
-        return Root(_root(exported, *secrets), self._cipher)
+        return Root(_root(exported, *secrets, info=self._info), self._cipher)
 
 
-def answer(payload: bytes, exported: bytes, wished: Cipher) -> tuple[bytes, Root]:
+def answer(payload: bytes, exported: bytes, wished: Cipher, hedges: Sequence[IHedge] = ()) -> tuple[bytes, Root]:
     """Do the server's half of the agreement at once. Return the payload of its KEYS, and the root.
 
     :param exported: the 32 bytes of the link's exporter. The other parameters are those of :class:`ServerAgreement`.
     :raises ValueError: the payload is malformed.
     """
-    agreement = ServerAgreement(payload, wished)
+    agreement = ServerAgreement(payload, wished, hedges)
     return agreement.message, agreement.finish(exported)
 
 

@@ -1,0 +1,1 @@
+"""Tests of KEMs beside those of TLS."""
