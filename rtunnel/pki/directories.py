@@ -155,7 +155,10 @@ def _status(here: int, name: str, mode: int | None) -> os.stat_result:
     except FileNotFoundError:
         if mode is None:
             raise
-    os.mkdir(name, mode, dir_fd=here)
+    try:
+        os.mkdir(name, mode, dir_fd=here)
+    except FileExistsError:  # another process was quicker
+        return os.stat(name, dir_fd=here, follow_symlinks=False)
     if mode != _PARENTS:
         # Whatever the umask is. Nobody else can have put a link there meanwhile.
         os.chmod(name, mode, dir_fd=here)

@@ -47,7 +47,7 @@ def test_messages() -> None:
 
 def test_the_example_of_the_document() -> None:
     """The first packet under the client's second key, with AES-256-GCM."""
-    section = DOCUMENT.read_text("utf-8").partition("\nPackets\n")[2]
+    section = DOCUMENT.read_text("utf-8").partition("\nPackets\n")[2].partition("\n~~~~")[0]
     shown = dict(
         re.findall(r"^    (secret|next secret|key|nonce|header|message|packet) +([0-9a-f]+)", section, re.MULTILINE)
     )
