@@ -112,7 +112,8 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc, browser: Page) -> 
     assert service.address in browser.js("document.querySelector('#right').innerText")
     assert "signaling" in browser.js("document.querySelector('#middle').innerText")
     assert fetch(tunnel.local) == "here"
-    browser.wait("document.querySelector('#tables').innerText.match(/\\d ms\\s+\\d+ B\\s+\\d+ B/)")
+    browser.wait("document.querySelector('#tables').innerText.match(/\\d ms\\s+\\d+ kB\\s+\\d+ kB/)")
+    assert "X25519MLKEM768, ML-DSA-65, " in browser.js("document.querySelector('#tables').innerText")
     browser.js("last.peers[0].lost_lately = 0.0123; take(last)")
     assert "1.2% lost" in browser.js("document.querySelector('#tables').innerText")
     show(browser, client_port)

@@ -15,6 +15,8 @@ from rtunnel.wire.webrtc.sealed_messages import Seals
 class Owner(Protocol):
     """What has the channel; see :class:`rtunnel.rtc.sealed.channels.SealedChannels`."""
 
+    is_bound: bool
+
     @property
     def now(self) -> float: ...
     def sent(self, count: int) -> None: ...
@@ -73,7 +75,8 @@ class SealedChannel:
         below = self._below
         # A message that is sealed and not sent would be missed.
         if below is not None and below.can_send and self._seals is not None:
-            self._owner.sent(len(message))
+            if not self._owner.is_bound:
+                self._owner.sent(len(message))
             below.send(self._seals.seal(message, text=text))
 
     def close(self) -> None:

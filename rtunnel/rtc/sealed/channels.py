@@ -215,8 +215,7 @@ class SealedChannels:
 
     def sent(self, count: int) -> None:
         """Count bytes that go out before the other end has accepted this one."""
-        if not self.is_bound:
-            self._early_bytes += count
+        self._early_bytes += count
 
     def forged(self) -> None:
         """Count a datagram that was not authentic."""
