@@ -181,7 +181,7 @@ def _peers(found: Sequence[Mapping[str, Any]]) -> Table:
 def _seal(peer: Mapping[str, Any]) -> str:
     sealed = peer["sealed"]
     if sealed:
-        return f"{sealed['group']}, {sealed['signature']}, {sealed['name']}"
+        return f"{_tls(sealed)}, {sealed['name']}"
     return "no" if peer["connected"] else ""
 
 

@@ -8,8 +8,8 @@
     waiting --begin--> greeting --TLS--> binding --BIND--> bound        (:attr:`SealedSession.state`)
        +------------------+-----------------+-------------> over
 
-KEYS go beside TLS, so that the client need not wait a second time. TLS's exporter, whose context has both of them,
-binds them to it; see :mod:`rtunnel.wire.webrtc.sealed_keys`.
+KEYS go beside TLS, so that the client need not wait a second time; see :mod:`rtunnel.rtc.sealed.key_exchange`. TLS's
+exporter, whose context has both of them, binds them to it; see :mod:`rtunnel.wire.webrtc.sealed_keys`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
+from rtunnel.rtc.sealed.key_exchange import KeyExchange
 from rtunnel.rtc.sealed.self_signed import SelfSigned
 from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.policy import Role
-from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
+from rtunnel.wire.data.keys import Root
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
 from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
 
 #: The most bytes that come on a control channel in the life of a connection. A handshake with the largest certificates
-#: of ML-DSA and two CAs above them has 40 KiB.
+#: of ML-DSA and two CAs above them has 40 KiB. With hedges there are as many more as KEYS has more.
 MOST = 256 * 1024
 #: The most messages in TLS; two are known, and later versions may have more.
 MOST_MESSAGES = 64
@@ -64,19 +66,29 @@ class Confirmation(Protocol):
         """Return whether the other end has sent what belongs to the code. Called once."""
 
 
+_NO_HEDGES = Hedges(None, ())
+
+
 class Sealing:
     """What all sealed connections of a process have in common.
 
     :param side: which end it is.
     :param identity: who it is.
     :param trust: whom it accepts.
+    :param hedges: what it mixes into the keys beside X25519 and ML-KEM; the other end must have the same.
     :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
     """
 
-    def __init__(self, side: Side, identity: Identity, trust: Trust) -> None:
+    def __init__(self, side: Side, identity: Identity, trust: Trust, hedges: Hedges = _NO_HEDGES) -> None:
         self.side = side
         self.trust = trust
+        self.hedges = hedges
         self.use(identity)
+
+    @property
+    def needs_seals(self) -> bool:
+        """Whether an end that does not seal is refused: this one knows whom it trusts, or has hedges to mix in."""
+        return self.trust.is_closed or bool(self.hedges)
 
     def use(self, identity: Identity) -> None:
         """Be this one in later connections.
@@ -140,8 +152,7 @@ class SealedSession:
         self._confirm: Confirmation | None = None
         self._channel: IChannel | None = None
         self._engine = TlsEngine(sealing.credentials)
-        self._agreement: ClientAgreement | ServerAgreement | None = None
-        self._keys: dict[Side, bytes] = {}
+        self._exchange = KeyExchange(sealing.side, sealing.hedges, self)
         self._digests = b"", b""
         self._ends: Ends | None = None
         self._root: Root | None = None
@@ -172,16 +183,33 @@ class SealedSession:
         self._digests = own, peers
         self._confirm = self._make_confirm()
         channel.use(self)
+        self._exchange.begin()
+
+    @property
+    def held(self) -> int:
+        """How many bytes the other end has made this one hold for KEYS."""
+        return self._exchange.held
+
+    # From the exchange of KEYS
+
+    def send_keys(self, message: bytes) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        assert self._channel is not None
+        self._channel.send(message)
+
+    def keys_sent(self, waiting: list[bytes]) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        if self.state is State.OVER:
+            return
         if self._side is Side.CLIENT:
-            agreement = self._agreement = ClientAgreement(wish())
-            self._send_keys(agreement.message)
             self._engine.start()
             self._flush()
+        for data in waiting:
+            self._take(data)
 
-    def _send_keys(self, message: bytes) -> None:
-        assert self._channel is not None
-        self._keys[self._side] = message
-        self._channel.send(message)
+    def keys_failed(self, why: str, *, is_ours: bool) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        self._end(why if is_ours else f"the {self._other} broke the protocol of sealed channels: {why}")
 
     def _flush(self) -> None:
         assert self._channel is not None
@@ -196,15 +224,17 @@ class SealedSession:
 
     def message_received(self, data: bytes) -> None:
         """Take KEYS or bytes of TLS."""
+        self._came += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         if self.state is State.OVER:
             return
-        self._came += len(data)
+        most = MOST + self._exchange.longer
         try:
-            if self._came > MOST:
-                raise ValueError(f"more than {MOST} bytes on the control channel")
-            if self._other not in self._keys:
-                self._take_keys(data)
-            else:
+            if self._came > most:
+                raise ValueError(f"more than {most} bytes on the control channel")
+            if not self._exchange.take(data):
                 self._take_tls(data)
         except ValueError as error:
             self._end(f"the {self._other} broke the protocol of sealed channels: {error}")
@@ -221,19 +251,13 @@ class SealedSession:
 
     def control_is_closed(self) -> None:
         """End the connection: without its control channel it cannot be sealed."""
-        if self.state is State.GREETING and self._other not in self._keys:
+        if self.state is State.GREETING and not self._exchange.has_come:
             self._end(
                 f"the {self._other} does not seal, although it announces it: somebody on the way has changed what "
                 "the ends announce to each other, or its rtunnel is being stopped"
             )
         elif self.state is not State.OVER:
             self._end(f"the {self._other} has closed the control channel")
-
-    def _take_keys(self, data: bytes) -> None:
-        if self._side is Side.HOST:
-            agreement = self._agreement = ServerAgreement(data, wish())
-            self._send_keys(agreement.message)
-        self._keys[self._other] = data
 
     def _take_tls(self, data: bytes) -> None:
         engine = self._engine
@@ -268,14 +292,8 @@ class SealedSession:
         }
         dtls = dict(zip((self._side, self._other), self._digests, strict=True))
         ends = self._ends = Ends(digests[Side.HOST], digests[Side.CLIENT], dtls[Side.HOST], dtls[Side.CLIENT])
-        context = ends.exporter_context(self._keys[Side.CLIENT], self._keys[Side.HOST])
-        exported = engine.export(EXPORTER_LABEL, EXPORTER_LENGTH, context)
-        if isinstance(self._agreement, ClientAgreement):
-            self._root = self._agreement.finish(self._keys[Side.HOST], exported)
-        else:
-            assert self._agreement is not None
-            self._root = self._agreement.finish(exported)
-        self._agreement = None
+        context = ends.exporter_context(self._exchange.digest)
+        self._root = self._exchange.finish(engine.export(EXPORTER_LABEL, EXPORTER_LENGTH, context))
         self.group, self.signature, self.fingerprint = peer.group, peer.signature, peer.fingerprint
         self._identity = PeerIdentity(peer.certificate, peer.fingerprint, engine.shown, self._peer_id)
         self.state = State.BINDING
@@ -352,12 +370,14 @@ class SealedSession:
     def _end(self, reason: str, *, linger: bool = False) -> None:
         if self.state is not State.OVER:
             self.state = State.OVER
+            self._exchange.forget()
             self._user.session_over(reason, linger=linger)
 
     def close(self) -> None:
         """Say nothing more: the connection is over."""
         self.state = State.OVER
-        self._agreement = self._root = self._channel = self._confirm = None
+        self._exchange.forget()
+        self._root = self._channel = self._confirm = None
         # No reference cycles.
         forgotten: Any = None
         self._user = self._make_confirm = forgotten

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
 
 from rtunnel.wire.data.seal import expand
 
@@ -53,13 +52,12 @@ class Ends:
         """All of them, 128 bytes."""
         return self.host + self.client + self.host_dtls + self.client_dtls
 
-    def exporter_context(self, client_keys: bytes, host_keys: bytes) -> bytes:
+    def exporter_context(self, keys: bytes) -> bytes:
         """Return the context for the exporter, 160 bytes.
 
-        :param client_keys: the client's KEYS.
-        :param host_keys: the host's KEYS.
+        :param keys: SHA-256 of the client's KEYS and the host's behind it.
         """
-        return self.context + sha256(client_keys + host_keys).digest()
+        return self.context + keys
 
 
 def bind_key(root: bytes, side: Side) -> bytes:
