@@ -29,12 +29,13 @@ from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
+from rtunnel.rtc.sealed.second import SecondSignatures
 from rtunnel.rtc.sealed.self_signed import SelfSigned
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
 from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
-from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
+from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, SECOND_LABEL, Ends, Side, bind_key
 
 #: The most bytes that come on a control channel in the life of a connection. A handshake with the largest certificates
 #: of ML-DSA and two CAs above them has 40 KiB.
@@ -124,7 +125,8 @@ class SealedSession:
     :ivar state: see the diagram at the top of the module.
     :ivar verdict: what is said of the other end; None: nothing yet.
     :ivar group: the group of the key exchange, such as ``X25519MLKEM768``; empty before TLS is up.
-    :ivar signature: the algorithm of the other end's certificate, such as ``ML-DSA-65``.
+    :ivar signature: the algorithms with which the other end has signed, such as ``ML-DSA-65``; after its BIND with that
+        of its second key, such as ``ML-DSA-65 + Falcon-1024``.
     :ivar fingerprint: of that certificate.
     """
 
@@ -140,6 +142,7 @@ class SealedSession:
         self._confirm: Confirmation | None = None
         self._channel: IChannel | None = None
         self._engine = TlsEngine(sealing.credentials)
+        self._second = SecondSignatures(sealing.side, sealing.identity.second)
         self._agreement: ClientAgreement | ServerAgreement | None = None
         self._keys: dict[Side, bytes] = {}
         self._digests = b"", b""
@@ -278,15 +281,21 @@ class SealedSession:
         self._agreement = None
         self.group, self.signature, self.fingerprint = peer.group, peer.signature, peer.fingerprint
         self._identity = PeerIdentity(peer.certificate, peer.fingerprint, engine.shown, self._peer_id)
+        self._second.begin(peer.certificate, engine.export(SECOND_LABEL, EXPORTER_LENGTH, context))
         self.state = State.BINDING
         # With an invitation, whoever knows the code is accepted from then on.
         if self._confirm is None and not self._judge():
             return
         confirm = b"" if self._confirm is None else self._confirm.mine(ends.context)
         keys = bind_key(self._root.root, self._side)
-        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm)))
-        if self._side is Side.CLIENT and self._confirm is None:
+        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm, self._second.proof)))
+        if not self._needs_bind:
             self._user.sealed(self._root)
+
+    @property
+    def _needs_bind(self) -> bool:
+        """Whether nothing is carried before the other end's BIND is taken."""
+        return self._side is Side.HOST or self._confirm is not None or self._second.is_awaited
 
     def _say(self, message: bytes) -> None:
         self._engine.send(message)
@@ -302,7 +311,12 @@ class SealedSession:
 
     def judge_again(self) -> bool:
         """Return whether the other end is still accepted; if it is not, the connection is over."""
-        return self.state not in (State.BINDING, State.BOUND) or self.verdict is None or self._judge()
+        if self.state not in (State.BINDING, State.BOUND) or self.verdict is None:
+            return True
+        if self._second.is_unchecked and self._sealing.trust.is_closed:
+            self.refuse(Code.UNAUTHORIZED, f"the {self._side} cannot check the second key of the {self._other}")
+            return False
+        return self._judge()
 
     def _take_message(self, message: Bind | Refusal | None) -> None:
         if self.state is State.OVER:
@@ -327,6 +341,13 @@ class SealedSession:
         if not compare_digest(bind.keys, bind_key(root.root, self._other)):
             self.refuse(Code.UNAUTHORIZED, OTHER_KEYS)
             return
+        # Whoever comes by an invitation is trusted by his fingerprint from then on.
+        is_open = not self._sealing.trust.is_closed and self._confirm is None
+        if why := self._second.why_not(bind.second, is_open=is_open):
+            self._refuse(Code.UNAUTHORIZED, *why)
+            return
+        if self._second.name:
+            self.signature += f" + {self._second.name}"
         if self._confirm is not None:
             if not bind.confirm or not self._confirm.check(bind.confirm, ends.context):
                 self.refuse(Code.UNAUTHORIZED, "the code of the invitation is wrong")
@@ -335,7 +356,7 @@ class SealedSession:
                 return
         self.state = State.BOUND
         self._user.bound()
-        if self._side is Side.HOST or self._confirm is not None:
+        if self._needs_bind:
             self._user.sealed(root)
 
     # Ends

@@ -47,17 +47,17 @@ def test_it_is_not_proved(name: str) -> None:
     certificate = _certificate(key.extension)
     proof = key.prove(EXPORTED, "host")
     for exported, role in ((EXPORTED[::-1], "host"), (EXPORTED, "client")):
-        with pytest.raises(ValueError, match=rf"^its second signature \({name}\) is wrong$"):
+        with pytest.raises(ValueError, match=rf"^the {role}'s second signature \({name}\) is wrong$"):
             check_second(certificate, exported, role, proof)
-    with pytest.raises(ValueError, match=rf"^its certificate names a second key \({name}\), and it has not "):
+    with pytest.raises(ValueError, match=rf"^the host's certificate names a second key \({name}\), and the host has n"):
         check_second(certificate, EXPORTED, "host", b"")
-    with pytest.raises(ValueError, match=rf"^its second key \({name}\) is not the one in its certificate$"):
+    with pytest.raises(ValueError, match=rf"^the host's second key \({name}\) is not the one in its certificate$"):
         check_second(certificate, EXPORTED, "host", other.prove(EXPORTED, "host"))
     for odd in (proof[:1], proof[: 2 + len(key.public)], b"\0\0" + proof[2:], b"\xff" * 100):
-        with pytest.raises(ValueError, match=rf"^its second signature \({name}\) is malformed$"):
+        with pytest.raises(ValueError, match=rf"^the host's second signature \({name}\) is malformed$"):
             check_second(certificate, EXPORTED, "host", odd)
     for odd in (proof[:-1] + bytes([proof[-1] ^ 1]), proof + b"x" * 2000, proof[:2000]):
-        with pytest.raises(ValueError, match=rf"^its second (signature|key) \({name}\) is "):
+        with pytest.raises(ValueError, match=rf"^the host's second (signature|key) \({name}\) is "):
             check_second(certificate, EXPORTED, "host", odd)
 
 
@@ -69,13 +69,13 @@ def test_a_certificate_that_demands_none() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"MAYO-5", bytes(32), b" " + bytes(32), b"MAYO-5" + bytes(32), b"MAYO-5  "])
 def test_a_certificate_that_demands_something_odd(value: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^its certificate names a second key in an unknown way$"):
+    with pytest.raises(ValueError, match=r"^the host's certificate names a second key in an unknown way$"):
         check_second(_certificate(x509.UnrecognizedExtension(OID, value)), EXPORTED, "host", b"x")
 
 
 def test_a_scheme_of_a_later_version() -> None:
     certificate = _certificate(x509.UnrecognizedExtension(OID, b"SNOVA-5 " + bytes(32)))
-    with pytest.raises(ValueError, match=r"^its certificate names a second key of an unknown kind; update"):
+    with pytest.raises(ConfigError, match=r"^this rtunnel knows no such kind; update it$"):
         check_second(certificate, EXPORTED, "host", b"x")
 
 
@@ -87,10 +87,19 @@ def test_the_file(name: str) -> None:
     assert SecondKey.read(f"\n{text}\n") == KEYS[name]
     lines = text.splitlines()
     for odd in ("", "x", lines[0], "\n".join(lines[1:]), "\n".join([lines[0], "====", lines[-1]])):
-        with pytest.raises(ConfigError, match=r"^is not a second key of rtunnel$"):
+        with pytest.raises(ValueError, match=r"^its second key cannot be read$"):
             SecondKey.read(odd)
-    with pytest.raises(ConfigError, match=r"^is a second key of rtunnel that was cut$"):
+    with pytest.raises(ValueError, match=r"^its second key was cut$"):
         SecondKey.read("\n".join([*lines[:3], lines[-1]]))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_file_whose_halves_do_not_belong_together(name: str) -> None:
+    key, other = KEYS[name], SecondKey.make(name)
+    with pytest.raises(ValueError, match=r"^its second key is damaged$"):
+        SecondKey.read(SecondKey(name, key.public, other.private).write())
+    with pytest.raises(ValueError, match=r"^its second key is damaged$"):
+        SecondKey.read(SecondKey(name, key.public, bytes(len(key.private))).write())
 
 
 def test_a_name_that_is_none() -> None:
