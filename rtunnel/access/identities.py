@@ -240,8 +240,8 @@ def _second_key(content: bytes, certificate: x509.Certificate, source: str) -> S
         key = SecondKey.read(found[0].decode("ascii", "replace"))
         if not key.belongs_to(certificate):
             raise ValueError("its second key does not belong to its certificate")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: its second key: {error}") from None
     except ValueError as error:
         raise ConfigError(f"{source} is damaged: {error}; {_REMEDY}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{source}: its second key {error}") from None
     return key

@@ -63,8 +63,6 @@ class SecondSignatures:
         other = self._side.other
         try:
             self.name = check_second(self._certificate, self._exported, other, proof)
-        except ValueError as error:
-            return str(error), f"it is refused: {one_line(str(error))}"
         except ConfigError as error:
             name, _ = second_of(self._certificate) or ("", b"")
             kind = f" ({name})" if name in SCHEMES else " of a newer kind"
@@ -73,4 +71,6 @@ class SecondSignatures:
                 return why.replace("this", "the"), f"it is refused: {one_line(f'{why}: {error}')}"
             self.is_unchecked = True
             self.log.warn("{why}, and goes on without, as it is open: {error}", why=why, error=one_line(str(error)))
+        except ValueError as error:
+            return str(error), f"it is refused: {one_line(str(error))}"
         return None

@@ -151,10 +151,11 @@ class Pair:
         client_trust: Trust | None = None,
         confirm: tuple[Confirmation | None, Confirmation | None] = (None, None),
         client: Identity | None = None,
+        host: Identity | None = None,
     ) -> None:
         self.network = FakeNetwork()
         self.clock = Clock()
-        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], None)
+        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], host)
         self.client = MemoryEnd(self.network, self.clock, Side.CLIENT, client_trust, confirm[1], client)
         self.ends = self.host, self.client
 
