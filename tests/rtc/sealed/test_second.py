@@ -122,6 +122,13 @@ def test_both_ends_prove_it(make_pair: Make, host: str, client: str) -> None:
         assert end.end.tick()
 
 
+def test_with_an_invitation(make_pair: Make) -> None:
+    who = {"host": with_second(MAYO, "host"), "client": with_second(FALCON, "client")}
+    pair = make_pair(None, None, codes(b"orca", b"orca"), **who).connect()
+    assert [end.news for end in pair.ends] == [["ready", "accepted"]] * 2
+    assert [end.end.session.signature for end in pair.ends] == [f"ML-DSA-65 + {FALCON}", f"ML-DSA-65 + {MAYO}"]
+
+
 def test_the_client_waits_for_the_proof_of_the_host(make_pair: Make) -> None:
     """One turn longer than without: the third brings the certificate, the fifth the host's BIND."""
     pair = make_pair(host=with_second(FALCON, "host"))
