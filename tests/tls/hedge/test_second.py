@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.x509.oid import NameOID
+from hypothesis import given, strategies as st
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.hedge.schemes import SCHEMES
@@ -29,6 +30,9 @@ def _certificate(extension: x509.UnrecognizedExtension | None) -> x509.Certifica
     if extension is not None:
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(key, None)
+
+
+CERTIFICATES = {name: _certificate(key.extension) for name, key in KEYS.items()}
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -59,6 +63,14 @@ def test_it_is_not_proved(name: str) -> None:
     for odd in (proof[:-1] + bytes([proof[-1] ^ 1]), proof + b"x" * 2000, proof[:2000]):
         with pytest.raises(ValueError, match=rf"^the host's second (signature|key) \({name}\) is "):
             check_second(certificate, EXPORTED, "host", odd)
+
+
+@given(st.sampled_from(sorted(SCHEMES)), st.binary(max_size=8192), st.booleans())
+def test_whatever_comes_it_is_refused(name: str, junk: bytes, has_key: bool) -> None:
+    key = KEYS[name]
+    proof = key.prove(EXPORTED, "host")[: 2 + len(key.public)] + junk if has_key else junk
+    with pytest.raises(ValueError, match=rf"^the host's (certificate|second (key|signature)).* \({name}\)"):
+        check_second(CERTIFICATES[name], EXPORTED, "host", proof)
 
 
 def test_a_certificate_that_demands_none() -> None:
