@@ -37,6 +37,7 @@ from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
 from rtunnel.rtc.udp_client import show_service
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -94,7 +95,7 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
-        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust)
+        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust, HedgeThreads(reactor).run)
         #: The way to the host, if its ID is not known yet; None: it is.
         self.invited = None if settings.invitation is None else Invited(self, settings.invitation, self.trust)
         self.forwards = Forwards(self, settings.forwards)

@@ -38,6 +38,7 @@ from rtunnel.rtc.sealed.session import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import LIMIT, History
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -94,7 +95,7 @@ class RtcHost(DrainingService):
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
         self.uses = Uses(reactor)
-        self.sealing = Sealing(Side.HOST, self.identity, self.trust)
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust, HedgeThreads(reactor).run)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)

@@ -31,10 +31,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_liboqs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path))
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     yield
     monkeypatch.undo()
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
 
 
 def write(path: Path, content: bytes) -> None:

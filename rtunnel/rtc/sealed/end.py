@@ -140,7 +140,7 @@ class SealedEnd:
     # From the session
 
     def sealed(self, root: Root) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self.channels.start(root)
         self._user.ready()
         self.channels.take_held()
@@ -148,7 +148,7 @@ class SealedEnd:
         self._say_accepted()
 
     def bound(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._stop_timer()
         self.channels.bound()
         self._say_accepted()
@@ -159,11 +159,11 @@ class SealedEnd:
             self._user.has_room()
 
     def control_closed(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._clock.callLater(0, self.session.control_is_closed)
 
     def session_over(self, reason: str, *, linger: bool) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         if self.why:
             return
         self.why = reason

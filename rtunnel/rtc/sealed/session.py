@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import execute
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -29,8 +30,9 @@ from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
-from rtunnel.rtc.sealed.second import SecondSignatures
+from rtunnel.rtc.sealed.second import Run, SecondSignatures, Why
 from rtunnel.rtc.sealed.self_signed import SelfSigned
+from rtunnel.rtc.sealed.session_user import SessionUser
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
 from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
@@ -71,11 +73,13 @@ class Sealing:
     :param side: which end it is.
     :param identity: who it is.
     :param trust: whom it accepts.
+    :param run: calls in a thread what takes long; by default at once.
     :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
     """
 
-    def __init__(self, side: Side, identity: Identity, trust: Trust) -> None:
+    def __init__(self, side: Side, identity: Identity, trust: Trust, run: Run = execute) -> None:
         self.side = side
+        self.run = run
         self.trust = trust
         self.use(identity)
 
@@ -87,25 +91,6 @@ class Sealing:
         self.identity = identity
         role = Role.SERVER if self.side is Side.HOST else Role.CLIENT
         self.credentials = SelfSigned(role, identity.certificate, identity.chain, identity.key)
-
-
-class SessionUser(Protocol):
-    """Is told how a session fares."""
-
-    def sealed(self, root: Root) -> None:
-        """Take note that the other end is accepted, and channels can be used."""
-
-    def bound(self) -> None:
-        """Take note that the other end has accepted this one. A host is told before :meth:`sealed`."""
-
-    def control_closed(self) -> None:
-        """Call :meth:`SealedSession.control_is_closed` in the next turn, unless the connection is lost in this one."""
-
-    def session_over(self, reason: str, *, linger: bool) -> None:
-        """Take note that the connection has to end.
-
-        :param linger: the other end is told why, which takes a moment.
-        """
 
 
 State = Enum("State", "WAITING GREETING BINDING BOUND OVER")
@@ -142,12 +127,14 @@ class SealedSession:
         self._confirm: Confirmation | None = None
         self._channel: IChannel | None = None
         self._engine = TlsEngine(sealing.credentials)
-        self._second = SecondSignatures(sealing.side, sealing.identity.second)
+        self._second = SecondSignatures(sealing.side, sealing.identity.second, sealing.run)
         self._agreement: ClientAgreement | ServerAgreement | None = None
         self._keys: dict[Side, bytes] = {}
         self._digests = b"", b""
         self._ends: Ends | None = None
         self._root: Root | None = None
+        self._bind: Bind | None = None
+        self._is_bind_sent = False
         self._messages = Messages()
         self._identity: PeerIdentity | None = None
         self._came = self._said = 0
@@ -286,11 +273,20 @@ class SealedSession:
         # With an invitation, whoever knows the code is accepted from then on.
         if self._confirm is None and not self._judge():
             return
+        self._second.prove(self._send_bind)
+
+    def _send_bind(self, second: bytes) -> None:
+        ends, root = self._ends, self._root
+        if self.state is not State.BINDING or ends is None or root is None:
+            return
         confirm = b"" if self._confirm is None else self._confirm.mine(ends.context)
-        keys = bind_key(self._root.root, self._side)
-        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm, self._second.proof)))
+        keys = bind_key(root.root, self._side)
+        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm, second)))
+        self._is_bind_sent = True
         if not self._needs_bind:
-            self._user.sealed(self._root)
+            self._user.sealed(root)
+        if self._bind is not None:
+            self._take_bind(self._bind)
 
     @property
     def _needs_bind(self) -> bool:
@@ -327,9 +323,11 @@ class SealedSession:
         if isinstance(message, Refusal):
             self._end(f"the {self._other} refuses this {self._side}: {message.message or message.code}")
         elif isinstance(message, Bind):
-            if self.state is not State.BINDING:
+            if self._bind is not None:
                 raise ValueError("a second bind")
-            self._take_bind(message)
+            self._bind = message
+            if self._is_bind_sent:
+                self._take_bind(message)
 
     def _take_bind(self, bind: Bind) -> None:
         ends, root = self._ends, self._root
@@ -343,7 +341,13 @@ class SealedSession:
             return
         # Whoever comes by an invitation is trusted by his fingerprint from then on.
         is_open = not self._sealing.trust.is_closed and self._confirm is None
-        if why := self._second.why_not(bind.second, is_open=is_open):
+        self._second.check(bind.second, is_open, self._checked_second)
+
+    def _checked_second(self, why: Why | None) -> None:
+        ends, root, bind = self._ends, self._root, self._bind
+        if self.state is not State.BINDING or ends is None or root is None or bind is None:
+            return
+        if why is not None:
             self._refuse(Code.UNAUTHORIZED, *why)
             return
         if self._second.name:
@@ -378,7 +382,7 @@ class SealedSession:
     def close(self) -> None:
         """Say nothing more: the connection is over."""
         self.state = State.OVER
-        self._agreement = self._root = self._channel = self._confirm = None
+        self._agreement = self._root = self._channel = self._confirm = self._bind = None
         # No reference cycles.
         forgotten: Any = None
         self._user = self._make_confirm = forgotten

@@ -238,11 +238,8 @@ def _places() -> Iterator[str]:
 
 
 @cache
-def load() -> Liboqs:
-    """Return the library of this machine.
-
-    :raises ConfigError: there is none, or it cannot be used.
-    """
+def look() -> Liboqs | str:
+    """Return the library of this machine, or why there is none. To look again costs processes of the system's."""
     broken = ""
     for place in _places():
         if Path(place).is_absolute() and not Path(place).exists():
@@ -251,11 +248,24 @@ def load() -> Liboqs:
             return Liboqs(ctypes.CDLL(place), place)
         except OSError as error:
             broken = f"; {place} cannot be loaded: {error}"
+        except ConfigError as error:
+            return str(error)
     where = f"in {os.environ[VARIABLE]} ({VARIABLE})" if os.environ.get(VARIABLE) else "on this machine"
-    raise ConfigError(
+    return (
         f"needs the native library liboqs, and there is none {where}{broken}; install your system's package, or build "
         f"one and say where it is by {VARIABLE}: see 'liboqs, for --hedge' in docs/installing.rst"
     )
+
+
+def load() -> Liboqs:
+    """Return the library of this machine.
+
+    :raises ConfigError: there is none, or it cannot be used.
+    """
+    found = look()
+    if isinstance(found, str):
+        raise ConfigError(found)
+    return found
 
 
 def hedges(names: Sequence[str]) -> tuple[NativeKem, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import sha256
@@ -13,11 +15,14 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 from OpenSSL import crypto
+from twisted.internet.defer import Deferred, execute
+from twisted.python.failure import Failure
 
 from rtunnel.access.identities import Identity, ephemeral_identity
 from rtunnel.control.rtc import client as client_view, host as host_view
+from rtunnel.errors import Code
 from rtunnel.pki.authority import make_self_signed
-from rtunnel.rtc.sealed.end import LINGER
+from rtunnel.rtc.sealed.end import LINGER, TIMEOUT
 from rtunnel.tls.hedge import liboqs
 from rtunnel.tls.hedge.schemes import SCHEMES
 from rtunnel.tls.hedge.second import MOST_PROOF, OID, SecondKey
@@ -95,10 +100,10 @@ def no_liboqs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calla
 
     def remove() -> None:
         monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path))
-        liboqs.load.cache_clear()
+        liboqs.look.cache_clear()
 
     yield remove
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
 
 
 def is_refused(one: MemoryEnd, other: MemoryEnd, side: int, why: str) -> None:
@@ -269,8 +274,103 @@ class TestWithoutTheMeans:
         assert one.why.endswith(f"{NAMED} of a newer kind, which the {kinds[1 - side]} cannot check")
 
 
+class Slow:
+    """In place of a thread: what is to be computed waits until the test lets it."""
+
+    def __init__(self, end: MemoryEnd) -> None:
+        self.waiting: deque[tuple[Callable[[], Any], Deferred[Any]]] = deque()
+        end.end.session._second._run = self._run
+
+    def _run(self, work: Callable[[], Any]) -> Deferred[Any]:
+        self.waiting.append((work, Deferred()))
+        return self.waiting[-1][1]
+
+    def compute(self) -> None:
+        work, done = self.waiting.popleft()
+        execute(work).chainDeferred(done)
+
+
+class TestThreads:
+    def test_nothing_is_lost_meanwhile(self, make_pair: Make) -> None:
+        """The client's BIND comes while the host still signs, and data while it checks."""
+        pair = make_pair(host=with_second(MAYO, "host"), client=with_second(MAYO, "client"))
+        host, client = Slow(pair.host), Slow(pair.client)
+        pair.connect()
+        assert [len(each.waiting) for each in (host, client)] == [1, 1]
+        client.compute()
+        pair.settle()
+        # The host does not check before it has signed.
+        assert [len(each.waiting) for each in (host, client)] == [1, 0]
+        host.compute()
+        pair.settle()
+        assert [len(each.waiting) for each in (host, client)] == [1, 1]
+        assert pair.host.news == pair.client.news == []
+        client.compute()
+        assert pair.client.news == ["ready", "accepted"]
+        channel, _ = pair.client.open()
+        channel.send(b"early")
+        pair.settle()
+        assert pair.host.news == []
+        host.compute()
+        pair.settle()
+        assert pair.host.news == ["ready", "accepted"]
+        assert pair.host.users[0].told == [b"early"]
+
+    def test_it_may_be_too_late(self, make_pair: Make) -> None:
+        pair = make_pair(host=with_second(MAYO, "host"))
+        slow = Slow(pair.host)
+        pair.connect()
+        pair.wait(TIMEOUT)
+        pair.wait(LINGER)
+        late = "has not come to the end of its handshake within 10 s"
+        assert pair.host.why == f"it is refused: the client {late}"
+        slow.compute()
+        pair.settle()
+        assert "ready" not in pair.host.news + pair.client.news
+
+    def test_what_fails_lets_nobody_in(
+        self, make_pair: Make, flush_logged_errors: Callable[..., list[Failure]]
+    ) -> None:
+        pair = make_pair(host=with_second(MAYO, "host"))
+        slow = Slow(pair.client)
+        pair.connect()
+        _, done = slow.waiting.popleft()
+        done.errback(Failure(MemoryError("no stack")))
+        pair.wait(TIMEOUT)
+        assert pair.client.why.endswith("the host has not come to the end of its handshake within 10 s")
+        assert "ready" not in pair.client.news
+        assert [each.type for each in flush_logged_errors()] == [MemoryError]
+
+    def test_a_second_bind(self, make_pair: Make) -> None:
+        pair = make_pair(host=with_second(MAYO, "host"))
+        slow = Slow(pair.host)
+        pair.connect()
+        pair.client.end.session._send_bind(b"")
+        pair.settle()
+        assert pair.host.why == "the client broke the protocol of sealed channels: a second bind"
+        slow.compute()
+        assert "ready" not in pair.host.news
+
+    def test_a_refusal_does_not_wait(self, make_pair: Make) -> None:
+        pair = make_pair(host=with_second(MAYO, "host"))
+        slow = Slow(pair.host)
+        pair.connect()
+        pair.client.end.session.refuse(Code.UNAUTHORIZED, "no")
+        pair.settle()
+        assert pair.host.why == "the client refuses this host: no"
+        slow.compute()
+
+
 @pytest_twisted.ensureDeferred
-async def test_real_peers(rtc: World) -> None:
+async def test_real_peers(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    prove = SecondKey.prove
+
+    def proves(key: SecondKey, exported: bytes, role: str) -> bytes:
+        threads.append(threading.current_thread())
+        return prove(key, exported, role)
+
+    monkeypatch.setattr(SecondKey, "prove", proves)
     both = await Both.make(rtc, "host", "client")
     both.host.sealing.use(with_second(FALCON, "host"))
     both.client.sealing.use(with_second(MAYO, "client"))
@@ -281,6 +381,8 @@ async def test_real_peers(rtc: World) -> None:
     at_host, at_client = host_view.look(both.host)["peers"][0], client_view.look(both.client)["peer"]
     assert at_host["sealed"]["signature"] == f"ML-DSA-65 + {MAYO}"
     assert at_client["sealed"]["signature"] == f"ML-DSA-65 + {FALCON}"
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
 
 
 @pytest_twisted.ensureDeferred
