@@ -35,11 +35,12 @@ from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.announced import not_enough
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import LIMIT, History
 from rtunnel.tls.hedge.keys import Hedges
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -90,7 +91,8 @@ class RtcHost(DrainingService):
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
         self.uses = Uses(reactor)
-        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge))
+        run = HedgeThreads(reactor).run
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)

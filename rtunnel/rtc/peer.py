@@ -25,7 +25,7 @@ from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import IChannel, IChannels, IPeerConnectionUser
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.end import SealedEnd
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
