@@ -220,6 +220,10 @@ class Peer:
         if self.sealed is not None:
             self.sealed.connected()
             return
+        if self.sealing.trust.is_closed:
+            # It was open when they were introduced.
+            self.give_up("its channels are not sealed, and are not accepted any more")
+            return
         self.ready()
         if self.is_connected:
             self.accepted()

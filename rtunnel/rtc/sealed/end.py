@@ -138,6 +138,12 @@ class SealedEnd:
         return show_fingerprint(fingerprint) if fingerprint else ""
 
     @property
+    def party(self) -> str:
+        """Whom all connections with the same one belong to; see :class:`rtunnel.access.trust.Verdict`."""
+        verdict = self.session.verdict
+        return (verdict.party if verdict is not None else "") or self.session.fingerprint
+
+    @property
     def rights(self) -> ClientRights:
         """What the other end may do."""
         return self.session.verdict.rights if self.session.verdict is not None else EVERYTHING
