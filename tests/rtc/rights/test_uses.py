@@ -204,6 +204,7 @@ async def test_status(rtc: World) -> None:
         assert (await program.gets())[0] == b"123"
         assert look(host)["identity"] == {
             "fingerprint": show_fingerprint(host.identity.fingerprint),
+            "signature": "ML-DSA-65",
             "closed": False,
         }
         [peer] = look(host)["peers"]
