@@ -18,9 +18,9 @@ from cryptography import x509
 from twisted.logger import Logger
 
 from rtunnel.access.peers.authorities import Authorities
-from rtunnel.access.peers.authorized_clients import AuthorizedClients, read_authorized_clients
+from rtunnel.access.peers.authorized_clients import NOBODY, AuthorizedClients, read_authorized_clients
 from rtunnel.access.peers.fingerprints import any_is_of, show_fingerprint
-from rtunnel.access.peers.known_hosts import KnownHosts, add_host, read_known_hosts
+from rtunnel.access.peers.known_hosts import NO_HOSTS, KnownHosts, add_host, read_known_hosts
 from rtunnel.access.peers.rights import EVERYTHING, ClientRights, ServiceRights, show_time
 from rtunnel.errors import Code, ConfigError, one_line
 from rtunnel.pki.certificates import Kind, common_names, hosts_of
@@ -65,12 +65,15 @@ class Verdict:
     :ivar code: of a refusal.
     :ivar name: what to call the other end in log lines and in ``rtunnel status``.
     :ivar rights: what it may do.
+    :ivar party: whom all connections with the same one belong to; empty: to this identity alone. Names of certificates
+        and names of entries can be the same, so the name does not say it.
     """
 
     refusal: str = ""
     code: Code = Code.UNAUTHORIZED
     name: str = ""
     rights: ClientRights = EVERYTHING
+    party: str = ""
 
 
 class Trust(Protocol):
@@ -100,13 +103,15 @@ class OpenTrust:
 class _Listed(WatchedFiles[T | None], Generic[T]):
     """The content of a file, which need not exist as long as nobody has named it.
 
+    :param nothing: what counts if the file appears, and cannot be used: whoever writes it wants to have a say in it.
     :param is_named: whether it must exist.
     """
 
     log = Logger()
 
-    def __init__(self, path: Path, read: Callable[[Path], T], *, is_named: bool) -> None:
+    def __init__(self, path: Path, read: Callable[[Path], T], nothing: T, *, is_named: bool) -> None:
         self.path = path
+        self._nothing = nothing
         self._must_exist = is_named
         self._read_file = read
         super().__init__((path,), self._content)
@@ -120,7 +125,10 @@ class _Listed(WatchedFiles[T | None], Generic[T]):
         return found
 
     def look(self) -> T | None:
-        """Return the content as it is now; if it cannot be used, that of before."""
+        """Return the content as it is now; if it cannot be used, that of before; None: there has never been a file."""
+        if self.now is None and _is_there(self.path):
+            self._must_exist = True
+            self.now = self._nothing
         _look(self, self.path, self.log)
         return self.now
 
@@ -157,7 +165,7 @@ class HostTrust:
             return read_authorized_clients(path, has_ca=ca is not None)
 
         path = clients or default
-        self._clients = None if path is None else _Listed(path, read, is_named=clients is not None)
+        self._clients = None if path is None else _Listed(path, read, NOBODY, is_named=clients is not None)
         self._authorities = None if ca is None else Authorities(ca)
         self._ca = ca
 
@@ -175,6 +183,7 @@ class HostTrust:
         """See :class:`Trust`."""
         clients = None if self._clients is None else self._clients.look()
         found: tuple[str, ClientRights] | str | None = None
+        party = ""
         if clients is not None:
             found = clients.known(peer.fingerprint)
         short = show_fingerprint(peer.fingerprint)
@@ -185,6 +194,7 @@ class HostTrust:
                 return Verdict(f"the client's certificate is revoked (fingerprint {short})", name=short)
             if found is None:
                 found = self._certified(peer, clients)
+                party = f"certificate {name}" if (name := peer_name(peer.certificate)) else ""
         elif clients is None:
             return Verdict(name=short)
         if isinstance(found, str):
@@ -196,7 +206,7 @@ class HostTrust:
         name, rights = found
         if rights.until is not None and datetime.now(UTC) >= rights.until:
             return Verdict(f"the rights of the client '{name}' ended at {show_time(rights.until)}", name=name)
-        return Verdict(name=name, rights=rights)
+        return Verdict(name=name, rights=rights, party=party)
 
     def _certified(self, peer: PeerIdentity, clients: AuthorizedClients | None) -> tuple[str, ClientRights] | str:
         """Return name and rights of a client by its certificate, or why it has none."""
@@ -239,7 +249,7 @@ class ClientTrust:
         self._pins = pins
         path = None if pins or ca is not None else known or default
         must_exist = known is not None and not trusts_first_use
-        self._known = None if path is None else _Listed(path, read_known_hosts, is_named=must_exist)
+        self._known = None if path is None else _Listed(path, read_known_hosts, NO_HOSTS, is_named=must_exist)
         self._authorities = None if ca is None else Authorities(ca)
         self._ca = ca
         self._is_named = known is not None or trusts_first_use

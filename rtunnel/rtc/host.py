@@ -29,17 +29,18 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.invitations.hosting import Invitations, OpenInvitation
 from rtunnel.rtc.invitations.inviting import admit, invite_at_start
 from rtunnel.rtc.offered import are_dialled_alike, services_of
-from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
+from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way, who_has_most
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.announced import not_enough
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import LIMIT, History
 from rtunnel.tls.hedge.keys import Hedges
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -90,7 +91,8 @@ class RtcHost(DrainingService):
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
         self.uses = Uses(reactor)
-        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge))
+        run = HedgeThreads(reactor).run
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)
@@ -184,14 +186,29 @@ class RtcHost(DrainingService):
                 sender=clean_text(dropped),
             )
 
-    def has_room(self, client: str = "") -> bool:
-        """Return whether one more client may be connected; log it if not.
+    def has_room(self, client: str) -> bool:
+        """Return whether an offer of a client may be taken up; log it if not.
 
-        :param client: one that may already be.
+        :param client: its ID, with which it may already be connected.
         """
-        count = sum(peer.is_connected for peer in self._peers.values() if peer.name != client)
-        if count < self.settings.max_clients:
+        others = [peer for peer in self._peers.values() if peer.is_connected and peer.name != client]
+        return len(others) < self.settings.max_clients or bool(who_has_most(others, "")) or self._is_full(len(others))
+
+    def makes_room(self, peer: HostPeer) -> bool:
+        """Return whether one more client may be connected, now that it is known who it is; log it if not.
+
+        Where there is no room, whoever has more connections than it has by now loses the oldest of them.
+        """
+        others = [each for each in self._peers.values() if each.is_connected and each is not peer]
+        if len(others) < self.settings.max_clients:
             return True
+        crowd = who_has_most(others, peer.party)
+        if not crowd:
+            return self._is_full(len(others))
+        crowd[0].give_up("it gives way to another client, as this one has several connections (--max-clients)", LIMIT)
+        return True
+
+    def _is_full(self, count: int) -> bool:
         self.log_limiter.warn("{count} clients, the limit (--max-clients): others are not answered", count=count)
         return False
 

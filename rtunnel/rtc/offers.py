@@ -198,7 +198,34 @@ class Connecting(Protocol):
     def heard_from(self) -> str: ...
 
 
+class Connected(Protocol):
+    """A client that is connected.
+
+    :ivar party: see :attr:`rtunnel.rtc.peers.host_peer.HostPeer.party`.
+    """
+
+    @property
+    def party(self) -> str: ...
+
+
 T = TypeVar("T", bound=Connecting)
+ConnectedT = TypeVar("ConnectedT", bound=Connected)
+
+
+def who_has_most(connected: Iterable[ConnectedT], party: str) -> list[ConnectedT]:
+    """Return the connections of the party that has most of them, so that one of them may be better used by another.
+
+    :param connected: oldest first.
+    :param party: who asks. With one more it must not have more than the others with one less.
+    """
+    by_party: dict[str, list[ConnectedT]] = {}
+    for each in connected:
+        by_party.setdefault(each.party, []).append(each)
+    own = len(by_party.pop(party, ()))
+    # Whoever has proved nothing is not one party.
+    by_party.pop("", None)
+    most = max(by_party.values(), key=len, default=[])
+    return most if len(most) > own + 1 else []
 
 
 def who_gives_way(connecting: Iterable[T], now: float) -> T | None:

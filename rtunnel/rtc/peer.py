@@ -25,7 +25,7 @@ from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import IChannel, IChannels, IPeerConnectionUser
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.end import SealedEnd
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -219,6 +219,10 @@ class Peer:
         """Seal the channels, if both ends do so."""
         if self.sealed is not None:
             self.sealed.connected()
+            return
+        if self.sealing.trust.is_closed:
+            # It was open when they were introduced.
+            self.give_up("its channels are not sealed, and are not accepted any more")
             return
         self.ready()
         if self.is_connected:

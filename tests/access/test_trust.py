@@ -68,6 +68,17 @@ class TestHost:
         )
         assert trust.judge(peer(OTHER)) == Verdict(name="other")
 
+    def test_a_file_that_appears_with_a_mistake_closes_it(self, path: Path, log: TestLog) -> None:
+        trust = HostTrust(default=path)
+        rewrite(path, "laptop: {fingerprint: oops!}\n")
+        assert trust.is_closed
+        assert trust.judge(peer(ONE)).refusal
+        assert len(said(log, "what was read before counts until that is mended")) == 1
+        path.unlink()
+        assert trust.is_closed
+        add_client(path, ONE.fingerprint, "laptop", None)
+        assert trust.judge(peer(ONE)) == Verdict(name="laptop")
+
     def test_it_does_not_open_when_the_file_is_gone(self, path: Path, log: TestLog) -> None:
         add_client(path, OTHER.fingerprint, "other", None)
         trust = HostTrust(default=path)
@@ -116,7 +127,9 @@ class TestHost:
         laptop = organisation.issue("laptop")
         trust = HostTrust(ca=organisation.file)
         assert trust.is_closed
-        assert trust.judge(peer(laptop.certificate)) == Verdict(name="laptop", rights=EVERYTHING)
+        assert trust.judge(peer(laptop.certificate)) == Verdict(
+            name="laptop", rights=EVERYTHING, party="certificate laptop"
+        )
         assert "the client's certificate is refused: " in trust.judge(peer(ONE)).refusal
         organisation.revoke(laptop.certificate)
         assert "is revoked" in trust.judge(peer(laptop.certificate)).refusal
@@ -126,14 +139,26 @@ class TestHost:
         path.write_text(f"laptop: {{services: [web]}}\nfriend: {{fingerprint: {SHORT}}}\n")
         trust = HostTrust(path, organisation.file)
         web = ClientRights(frozenset({"web"}))
-        assert trust.judge(peer(organisation.issue("laptop").certificate)) == Verdict(name="laptop", rights=web)
+        assert trust.judge(peer(organisation.issue("laptop").certificate)) == Verdict(
+            name="laptop", rights=web, party="certificate laptop"
+        )
         assert trust.judge(peer(ONE)) == Verdict(name="friend")
         phone = peer(organisation.issue("phone").certificate)
         assert trust.judge(phone).refusal == (
             "the host does not know this client: 'phone', the name in its certificate, is not in authorized_clients"
         )
         rewrite(path, '"*": {}\n')
-        assert trust.judge(phone) == Verdict(name="phone")
+        assert trust.judge(phone) == Verdict(name="phone", party="certificate phone")
+
+    def test_a_certificate_with_the_name_of_an_entry(self, tmp_path: Path, path: Path) -> None:
+        """The log calls both by it, and yet they are two, each with what it may use."""
+        organisation = Organisation(tmp_path)
+        path.write_text(f'laptop: {{fingerprint: {SHORT}, streams: 9}}\n"*": {{streams: 1}}\n')
+        trust = HostTrust(path, organisation.file)
+        listed, certified = trust.judge(peer(ONE)), trust.judge(peer(organisation.issue("laptop").certificate))
+        assert listed.name == certified.name == "laptop"
+        assert (listed.rights.streams, certified.rights.streams) == (9, 1)
+        assert (listed.party, certified.party) == ("", "certificate laptop")
 
     def test_revocation_beats_the_list(self, tmp_path: Path, path: Path) -> None:
         organisation = Organisation(tmp_path)

@@ -41,6 +41,30 @@ def turn(*credentials: str, transport: str = "udp") -> tuple[str, ...]:
     return ("--turn-server", f"turn:{SERVER}:{STUN_PORT}?transport={transport}", *credentials)
 
 
+class Sniffer:
+    """Sees all packets of the network in which it is made."""
+
+    #: ETH_P_ALL
+    _EVERYTHING = 3
+    #: SO_RCVBUFFORCE
+    _RECEIVE_BUFFER = 33
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(self._EVERYTHING))
+        self._socket.setsockopt(socket.SOL_SOCKET, self._RECEIVE_BUFFER, 1 << 26)
+        self._socket.setblocking(False)
+
+    def close(self) -> bytes:
+        """Return all of them, one behind the other."""
+        packets = []
+        with self._socket:
+            while True:
+                try:
+                    packets.append(self._socket.recv(1 << 16))
+                except BlockingIOError:
+                    return b"".join(packets)
+
+
 class Tunnel:
     """Signaling outside, a host in lan1, a client wherever *user* is.
 
@@ -92,6 +116,34 @@ def test_symmetric_nats_fall_back_to_the_relay(lab: Lab, twistd: Twistds, serve:
     tunnel = Tunnel(lab, twistd, serve(GET=page(PAGE)).address, *STUN, *turn(*credentials))
     assert tunnel.curl() == PAGE
     assert tunnel.path.startswith("relayed")
+
+
+def test_the_relay_sees_neither_what_is_carried_nor_for_which_service(lab: Lab, twistd: Twistds, serve: Serve) -> None:
+    lab.start_turn(twistd, *long_term("user", "password"))
+    lab.nat1.behave("symmetric")
+    lab.nat2.behave("symmetric")
+    service, name = serve(GET=page(PAGE * 1000)), "payroll-of-may"
+    common = ("--id", "myhost", "--signal", f"ws://{SERVER}:{SIGNAL_PORT}", *NO_STUN)
+    credentials = turn("--turn-user", "user", "--turn-credential", "password")
+    with lab.servers.inside():
+        twistd("rtc-signal", "--addr", f"{SERVER}:{SIGNAL_PORT}")
+        wait_until_open(SIGNAL_PORT, host=SERVER)
+        # Whoever runs the relay sees every packet of its machine, those of the signaling server too.
+        seen = Sniffer()
+    with lab.lan1.inside():
+        host = twistd("rtc-host", "--service", f"{name}={service.address}", *common, *credentials)
+    host.wait_for(r"host 'myhost' offers tcp ")
+    with lab.lan2.inside():
+        client = twistd("rtc-client", "--forward", f"127.0.0.1:{LOCAL_PORT}={name}", *common, *credentials)
+        wait_until_open(LOCAL_PORT)
+    assert client.wait_for(r"connected to host 'myhost': (.*)$")[1].startswith("relayed")
+    with lab.lan2.inside():
+        assert curl(f"http://127.0.0.1:{LOCAL_PORT}/").decode() == PAGE * 1000
+    packets = seen.close()
+    # Each has passed there twice, on its way in and out.
+    assert len(packets) > 2 * len(PAGE) * 1000
+    for plain in (PAGE.encode()[:12], name.encode(), b"User-Agent: curl"):
+        assert plain not in packets
 
 
 def test_where_no_udp_passes_the_relay_is_reached_by_tcp(lab: Lab, twistd: Twistds, serve: Serve) -> None:

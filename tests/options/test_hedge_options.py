@@ -31,10 +31,10 @@ def _certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_liboqs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path))
     yield
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
 
 
 def _parse(arguments: list[str], *more: str) -> rtunnel_server.Options | rtunnel_client.Options:

@@ -96,6 +96,14 @@ def test_identity(shown: Any, closed: bool, text: str) -> None:
     assert f"fingerprint aaaaa-bbbbb ({text})" in out
 
 
+def test_an_identity_with_a_second_key(shown: Any) -> None:
+    identity = {"fingerprint": "aaaaa-bbbbb", "signature": "ML-DSA-65 + MAYO-5", "closed": True}
+    out = " ".join(shown(process("rtc-host", identity=identity)).split())
+    assert "fingerprint aaaaa-bbbbb, ML-DSA-65 + MAYO-5 (closed)" in out
+    plain = " ".join(shown(process("rtc-host", identity=identity | {"signature": "ML-DSA-65"})).split())
+    assert "fingerprint aaaaa-bbbbb (closed)" in plain
+
+
 def test_peers(shown: Any) -> None:
     peer = {
         "id": "a",

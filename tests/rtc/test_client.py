@@ -325,6 +325,7 @@ async def test_signaling_that_is_lost_while_both_connect(rtc: World, monkeypatch
     await rtc.connected(client)
     rtc.signal(port)
     await rtc.registered(client)
+    await rtc.lines.wait_for("connected to host 'cottage'")
     assert rtc.lines.text.count("connected to host 'cottage'") == 1
 
 

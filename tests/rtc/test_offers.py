@@ -24,6 +24,7 @@ from rtunnel.rtc.offers import (
     WaitingOffers,
     count_places,
     who_gives_way,
+    who_has_most,
 )
 from rtunnel.wire.webrtc.signaling import Candidate, Description
 
@@ -223,3 +224,20 @@ def test_then_the_oldest_of_the_address_with_most_of_them() -> None:
 def test_alone_at_an_address_nobody_gives_way_who_shows_life() -> None:
     assert who_gives_way([Client(0.0, f"192.0.2.{number}") for number in range(9)], 1000.0) is None
     assert who_gives_way([], 1000.0) is None
+
+
+@dataclass
+class Connection:
+    party: str
+
+
+def test_whoever_has_most_connections_gives_way_to_others() -> None:
+    crowd = [Connection(party) for party in "abcbabca"]
+    assert [each.party for each in who_has_most(crowd, "d")] == ["a", "a", "a"]
+    assert who_has_most(crowd, "c") == []
+    assert [each.party for each in who_has_most([*crowd, Connection("b")], "c")] == ["b"] * 4
+    # It is no use to come oneself, and nobody is one because nobody has proved who he is.
+    assert who_has_most([Connection("a")] * 9, "a") == []
+    assert who_has_most([Connection("")] * 9, "d") == []
+    assert who_has_most([Connection("a"), Connection("b")], "") == []
+    assert who_has_most([], "") == []

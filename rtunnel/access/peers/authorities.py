@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
 from rtunnel.errors import ConfigError
@@ -46,7 +47,7 @@ class Authorities(WatchedFiles[CaFiles]):
     def __init__(self, path: Path) -> None:
         crl = path.with_name("ca.crl")
         # What peers have shown, each with the verified chain: a signature costs 0.2 ms, and peers are judged often.
-        self._known: dict[Chain, Chain] = {}
+        self._known: dict[bytes, Chain] = {}
         super().__init__((path, crl), lambda: _load(path, crl))
 
     def refresh(self) -> bool:
@@ -63,13 +64,15 @@ class Authorities(WatchedFiles[CaFiles]):
         :param kinds: the roles of which it must be for one.
         """
         shown = (certificate, *others[:MAX_DEPTH])
+        # Nobody has looked at what is shown beside the chain, which may be large, and another one each time.
+        known_as = b"".join(each.fingerprint(SHA256()) for each in shown)
         try:
-            chain = self._known.get(shown)
+            chain = self._known.get(known_as)
             if chain is None:
                 chain = self._verified(shown)
                 if len(self._known) >= _MOST_KNOWN:
                     self._known.clear()
-                self._known[shown] = chain
+                self._known[known_as] = chain
             if not any(may_be(certificate, kind) for kind in kinds):
                 return f"{show_subject(certificate)} is not for a {kinds[0]}: its extended key usage does not say so"
         except _NotVouchedFor as error:

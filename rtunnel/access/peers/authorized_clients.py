@@ -74,6 +74,10 @@ class AuthorizedClients:
         return found or self.by_name.get(EVERYBODY)
 
 
+#: A file without entries.
+NOBODY = AuthorizedClients({}, {})
+
+
 def read_authorized_clients(path: Path, *, has_ca: bool = False) -> AuthorizedClients:
     """Read the file.
 

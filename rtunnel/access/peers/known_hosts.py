@@ -27,6 +27,7 @@ _HEAD = (
 )
 
 KnownHosts = Mapping[str, tuple[str, ...]]
+NO_HOSTS: KnownHosts = {}
 
 
 def read_known_hosts(path: Path) -> KnownHosts:

@@ -23,6 +23,10 @@ _ENDS = {
     "expired": "nobody has used the code in time; it is good for nothing any more. Make a new one",
     "withdrawn": "the invitation is withdrawn; the code is good for nothing any more",
 }
+_NOT_ADMITTED = (
+    "the code was right, but the host cannot write down the other person; its log says why. Nobody was let in; mend "
+    "that, and make a new one"
+)
 
 
 class Options(Verb):
@@ -100,6 +104,8 @@ class Options(Verb):
                     self._progress(stage, found, is_again=True)
 
     def _progress(self, stage: str, found: dict[str, Any], *, is_again: bool = False) -> None:
+        if stage == "used" and not found["client"]:
+            raise NotDone(_NOT_ADMITTED)
         if stage == "used":
             sys.stdout.write(f"\nThe code was right: {found['client']} is connected, and needs no code any more.\n")
         elif stage in _ENDS:

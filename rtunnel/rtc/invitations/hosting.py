@@ -95,7 +95,8 @@ class OpenInvitation:
     :ivar terms: what it is for.
     :ivar link: its connection.
     :ivar invitation: its state; None until it can be found.
-    :ivar client: what the host calls the client that has redeemed it; empty before.
+    :ivar client: what the host calls the client that has redeemed it; empty before, and if that client could not be
+        written down.
     """
 
     log = Logger()

@@ -84,14 +84,16 @@ def admit(settings: HostSettings, each: OpenInvitation, fingerprint: str) -> Non
             )
             return
         add_client(path, fingerprint, name, each.terms.services)
+        # Another one may have had that name.
+        known = read_authorized_clients(path).known(fingerprint)
     except (ConfigError, OSError) as error:
         _log.error("invitation {number}: the client cannot be written down: {error}", number=each.number, error=error)
         return
-    each.client = name
+    each.client = known[0] if known is not None else name
     _log.info(
         "invitation {number}: {name} is known from now on, with {terms}; fingerprint {short}, in {path}",
         number=each.number,
-        name=name,
+        name=each.client,
         terms=str(each.terms),
         short=show_fingerprint(fingerprint),
         path=path,

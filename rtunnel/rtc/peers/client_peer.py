@@ -12,7 +12,7 @@ from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Peer
 from rtunnel.rtc.sealed.announced import not_enough
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History

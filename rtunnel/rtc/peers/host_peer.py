@@ -20,7 +20,7 @@ from rtunnel.rtc.offered import Service, meant
 from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.peer import Peer
 from rtunnel.rtc.rights.uses import Uses
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -68,7 +68,7 @@ class Host(Protocol):
     invitations: Invitations
     uses: Uses
 
-    def has_room(self, client: str = "") -> bool: ...
+    def makes_room(self, peer: HostPeer) -> bool: ...
     def peer_ended(self, peer: HostPeer, reason: str) -> None: ...
     def stream_ended(self) -> None: ...
 
@@ -117,6 +117,11 @@ class HostPeer(Peer):
         )
 
     @property
+    def party(self) -> str:
+        """Who it is, as far as its connections are to be counted together; empty: nobody has proved it."""
+        return self.sealed.party if self.sealed is not None else ""
+
+    @property
     def heard_from(self) -> str:
         """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.heard_from`."""
         return self.connection.heard_from
@@ -139,12 +144,12 @@ class HostPeer(Peer):
 
     def ready(self) -> None:
         """See :class:`Peer`."""
-        if not self._host.has_room():
+        if not self._host.makes_room(self):
             self.give_up("there is no room for it (--max-clients)", LIMIT)
             return
         super().ready()
         if self.sealed is not None:
-            self.use = self._host.uses.of(self.sealed.name, self.sealed.rights)
+            self.use = self._host.uses.of(self.sealed.party, self.sealed.name, self.sealed.rights)
 
     def accepted(self) -> None:
         """See :class:`Peer`."""
@@ -172,6 +177,7 @@ class HostPeer(Peer):
         if self.sealed is None or not self.is_connected:
             return
         rights = self.sealed.rights
+        self.use.name = self.sealed.name
         self.use.change(rights)
         for channel in list(self.sealed.channels.open):
             if not rights.may_keep(channel.protocol):

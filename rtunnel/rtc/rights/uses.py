@@ -1,6 +1,6 @@
 """What each client uses at a host: its streams by service, its bytes, and the bandwidth that it may have.
 
-    Uses -- ClientUse   one client, by its name, over all its peer connections
+    Uses -- ClientUse   one client, over all its peer connections
              +-- ServiceUse   what it uses of one service
 
 A connection or flow of a client without a limit is only counted. With a limit it has a :class:`Meter`, which may also
@@ -243,14 +243,16 @@ class Uses:
         """
         return ClientUse(self._clock, name, EVERYTHING)
 
-    def of(self, name: str, rights: ClientRights = EVERYTHING) -> ClientUse:
+    def of(self, party: str, name: str, rights: ClientRights = EVERYTHING) -> ClientUse:
         """Return what a client uses, which has these rights from now on.
 
-        :param name: what the host calls it: the name of its verdict.
+        :param party: who it is: see :class:`rtunnel.access.trust.Verdict`.
+        :param name: what the host calls it.
         """
-        found = self._clients.get(name)
+        found = self._clients.get(party)
         if found is None:
-            found = self._clients[name] = ClientUse(self._clock, name, rights)
+            found = self._clients[party] = ClientUse(self._clock, name, rights)
         else:
+            found.name = name
             found.change(rights)
         return found

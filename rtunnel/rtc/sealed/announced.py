@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rtunnel.errors import Code
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.sealed_keys import Side
 from rtunnel.wire.webrtc.signaling import Extension

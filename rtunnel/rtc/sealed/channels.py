@@ -22,6 +22,8 @@ from rtunnel.wire.webrtc.sealed_open import LABEL, Arriving, Opening
 EARLY_CHANNELS, EARLY_BYTES = 64, 128 * 1024
 #: ... and how many a host holds by then. A message that was allowed may go beyond what the client sends.
 HELD_CHANNELS, HELD_BYTES = 2 * EARLY_CHANNELS, 4 * EARLY_BYTES
+#: What a message takes beside its bytes. Both ends count it.
+PER_MESSAGE = 64
 #: What a client has buffered by its own account when it has sent as much: more than streams or credit go on with.
 _FULL = 1 << 30
 
@@ -50,7 +52,7 @@ class _Held:
 
     def message_received(self, data: bytes) -> None:
         """Keep a message; lose a datagram if too much waits."""
-        if self._owner.has_held(len(data), may_lose=not self.channel.reliable):
+        if self._owner.has_held(len(data) + PER_MESSAGE, may_lose=not self.channel.reliable):
             self.messages.append(data)
 
     def text_received(self, text: bytes) -> None:
@@ -215,7 +217,7 @@ class SealedChannels:
 
     def sent(self, count: int) -> None:
         """Count bytes that go out before the other end has accepted this one."""
-        self._early_bytes += count
+        self._early_bytes += count + PER_MESSAGE
 
     def forged(self) -> None:
         """Count a datagram that was not authentic."""

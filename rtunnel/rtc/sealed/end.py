@@ -13,7 +13,8 @@ from rtunnel.errors import Code
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.channels import SealedChannels
-from rtunnel.rtc.sealed.session import Confirmation, SealedSession, Sealing, State
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
+from rtunnel.rtc.sealed.session import SealedSession, State
 from rtunnel.wire.data.keys import Root, client_length, server_length
 from rtunnel.wire.webrtc import seal_control
 from rtunnel.wire.webrtc.channel_messages import encode_reset
@@ -137,6 +138,12 @@ class SealedEnd:
         return show_fingerprint(fingerprint) if fingerprint else ""
 
     @property
+    def party(self) -> str:
+        """Whom all connections with the same one belong to; see :class:`rtunnel.access.trust.Verdict`."""
+        verdict = self.session.verdict
+        return (verdict.party if verdict is not None else "") or self.session.fingerprint
+
+    @property
     def rights(self) -> ClientRights:
         """What the other end may do."""
         return self.session.verdict.rights if self.session.verdict is not None else EVERYTHING
@@ -160,7 +167,7 @@ class SealedEnd:
     # From the session
 
     def sealed(self, root: Root) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self.channels.start(root)
         self._user.ready()
         self.channels.take_held()
@@ -168,7 +175,7 @@ class SealedEnd:
         self._say_accepted()
 
     def bound(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._stop_timer()
         self.channels.bound()
         self._say_accepted()
@@ -179,11 +186,11 @@ class SealedEnd:
             self._user.has_room()
 
     def control_closed(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._clock.callLater(0, self.session.control_is_closed)
 
     def session_over(self, reason: str, *, linger: bool) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         if self.why:
             return
         self.why = reason

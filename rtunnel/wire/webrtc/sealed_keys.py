@@ -13,9 +13,11 @@ from enum import StrEnum
 
 from rtunnel.wire.data.seal import expand
 
-#: The label for the exporter (RFC 8446, section 7.5), and how many bytes are wanted of it.
+#: The label for the exporter (RFC 8446, section 7.5), with which roots are made, and how many bytes are wanted of it.
 EXPORTER_LABEL = b"EXPORTER-rtunnel-webrtc"
 EXPORTER_LENGTH = 32
+#: The label for what second keys sign.
+SECOND_LABEL = b"EXPORTER-rtunnel-webrtc-second"
 #: The largest ordinal: it is sent in 64 bits.
 MAX_ORDINAL = 2**64 - 1
 

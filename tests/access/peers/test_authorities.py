@@ -46,6 +46,15 @@ def why_not(trusted: Authorities, holder: Holder, *others: Holder) -> str:
     return trusted.why_not(holder.certificate, [each.certificate for each in others], CLIENT)
 
 
+def test_what_is_shown_beside_a_chain_is_not_kept(chain: Chain) -> None:
+    laptop, other = chain.mid.client(), chain.mid.client()
+    trusted = chain.trusted(chain.root, chain.mid)
+    assert why_not(trusted, laptop, other) == ""
+    [(known_as, found)] = trusted._known.items()
+    assert len(known_as) == 2 * 32
+    assert other.certificate not in found
+
+
 def test_chains(chain: Chain) -> None:
     laptop = chain.mid.client()
     both = chain.trusted(chain.root, chain.mid)

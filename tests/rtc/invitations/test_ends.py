@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rtunnel.rtc.invitations.hosting import OpenInvitation, Terms
 from rtunnel.rtc.invitations.inviting import invite
 from rtunnel.rtc.settings import IdentitySettings, ServiceSettings
 from rtunnel.wire.invitations.code import InvitationCode, parse_code
+from tests.leftovers import LoggedError
 from tests.reverse.net import HOST
 from tests.rtc.invitations.parts import WEB, code_of, wrong
 from tests.rtc.world import ID, World
@@ -171,6 +173,42 @@ async def test_a_client_that_is_known_already_keeps_its_rights(ends: Ends) -> No
         await rtc.stop(client)
     assert len(read_authorized_clients(ends.clients).by_fingerprint) == 1
     await rtc.lines.wait_for("invitation 1: this client is Anna in .* already, and its rights there stay as they are")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_cannot_be_written_down(
+    ends: Ends, flush_logged_errors: Callable[[type[LoggedError]], list[Any]]
+) -> None:
+    """The code is spent, nobody is let in, and whoever invites is not told that somebody was."""
+    rtc = ends.rtc
+    host = await ends.host()
+    each, code = await invited(host)
+    ends.clients.write_text("[nobody]\n")
+    client = ends.client("anna", code)
+    await rtc.lines.wait_for("host 'cottage' .*: the host refuses this client: the host does not know this client")
+    [error] = flush_logged_errors(LoggedError)
+    assert "invitation 1: the client cannot be written down: " in str(error.value)
+    assert (each.stage.value, each.client) == ("used", "")
+    found = await Inviting(host).look({"number": 1, "stage": "answered"})
+    assert found["client"] is None
+    assert not ends.echo.peers
+    # The host has shown that it knows the code, so the client can wait until that is mended.
+    ends.clients.write_text(f"anna: {{fingerprint: {client.identity.fingerprint}}}\n")
+    await rtc.connected(client)
+    assert ends.failures == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_with_the_same_name(ends: Ends) -> None:
+    rtc = ends.rtc
+    host = await ends.host()
+    called = []
+    for name in ("anna", "other"):
+        each, code = await invited(host)
+        await rtc.connected(ends.client(name, code))
+        called.append(each.client)
+    assert called == ["Anna", "Anna-2"]
+    assert await rtc.lines.wait_for("invitation 1: Anna-2 is known from now on, with service web")
 
 
 @pytest_twisted.ensureDeferred

@@ -11,14 +11,17 @@ from twisted.internet.task import Clock
 
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.peers.rights import EVERYTHING, ClientRights, ServiceRights
+from rtunnel.access.trust import Verdict
 from rtunnel.control.rtc.host import look
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.rights.uses import ANY, TOO_FAST, Uses
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.shaping.ends import MeteredEnd, MeteredPromptEnd
 from rtunnel.shaping.shaper import LEAST_BURST
 from tests.reverse.net import HOST, until
 from tests.rtc.host_parts import forward
+from tests.rtc.sealed.parts import Says
 from tests.rtc.udp.parts import Echo, Program
 from tests.rtc.world import World, udp
 
@@ -27,6 +30,15 @@ KB = 1000
 
 def nothing(_end: Any) -> None:
     pass
+
+
+def let(host: RtcHost, rights: ClientRights) -> None:
+    """Let all clients of a host have these rights, and no others a second later."""
+    trust = host.sealing.trust = Says()
+    trust.verdict = Verdict(name="laptop", rights=rights)
+    for peer in host.peers:
+        peer.use.name = "laptop"
+        peer.use.change(rights)
 
 
 class Relay:
@@ -39,7 +51,7 @@ class Relay:
 
 class TestCounts:
     def test_streams_and_bytes(self) -> None:
-        use = Uses(Clock()).of("laptop")
+        use = Uses(Clock()).of("laptop", "laptop")
         one, other, third = Relay(1, 2), Relay(10, 20), Relay(100, 200)
         web, dns = use.flow("web"), use.flow("dns")
         web.begin(one)
@@ -54,19 +66,23 @@ class TestCounts:
 
     def test_a_client_with_two_connections_is_one(self) -> None:
         uses = Uses(Clock())
-        one = uses.of("laptop", ClientRights(streams=1))
-        assert uses.of("laptop", ClientRights(streams=2)) is one
+        one = uses.of("laptop", "laptop", ClientRights(streams=1))
+        assert uses.of("laptop", "laptop", ClientRights(streams=2)) is one
         assert one.rights.streams == 2
-        assert uses.of("phone") is not one
+        assert uses.of("phone", "phone") is not one
+        # A name is not who somebody is, and can change.
+        assert uses.of("certificate laptop", "laptop") is not one
+        assert uses.of("laptop", "anna's laptop") is one
+        assert one.name == "anna's laptop"
 
     def test_strangers_leave_nothing(self) -> None:
         uses = Uses(Clock())
-        uses.of("a")
+        uses.of("a", "a")
         gc.collect()
         assert len(uses._clients) == 0
 
     def test_an_end_that_is_lost(self) -> None:
-        use = Uses(Clock()).of("laptop", ClientRights(rate=KB))
+        use = Uses(Clock()).of("laptop", "laptop", ClientRights(rate=KB))
         end = SocketEnd(nothing, nothing)
         use.serve(end, "web")
         assert isinstance(end, MeteredEnd)
@@ -78,7 +94,7 @@ class TestCounts:
 class TestDatagrams:
     def test_both_directions_by_the_clock(self) -> None:
         clock = Clock()
-        flow = Uses(clock).of("laptop", ClientRights(rate=10 * KB)).flow("dns")
+        flow = Uses(clock).of("laptop", "laptop", ClientRights(rate=10 * KB)).flow("dns")
         passed = {True: 0, False: 0}
         for _ in range(1000):
             clock.advance(0.01)
@@ -89,7 +105,7 @@ class TestDatagrams:
 
     def test_the_service_has_a_bound_of_its_own(self) -> None:
         clock = Clock()
-        use = Uses(clock).of("laptop", ClientRights(of_service={"dns": ServiceRights(rate=10 * KB)}))
+        use = Uses(clock).of("laptop", "laptop", ClientRights(of_service={"dns": ServiceRights(rate=10 * KB)}))
         dns, web = use.flow("dns"), use.flow("web")
         count = 0
         for _ in range(1000):
@@ -99,12 +115,12 @@ class TestDatagrams:
         assert 100 * KB <= count <= 100 * KB + LEAST_BURST + 500
 
     def test_without_a_limit_everything_passes(self) -> None:
-        flow = Uses(Clock()).of("laptop").flow("dns")
+        flow = Uses(Clock()).of("laptop", "laptop").flow("dns")
         assert all(flow.passes(10**9, down=down) for down in (True, False))
 
     def test_a_limit_comes_and_goes(self) -> None:
         clock = Clock()
-        use = Uses(clock).of("laptop")
+        use = Uses(clock).of("laptop", "laptop")
         flow = use.flow("dns")
         use.change(ClientRights(rate=KB))
         while flow.passes(10 * KB, down=True):
@@ -132,7 +148,7 @@ async def test_a_limit_that_comes_while_bytes_pass(rtc: World) -> None:
     [end] = host.visitors._ends
     [at_host] = host.peers
     assert not isinstance(end, MeteredEnd)
-    at_host.use.change(ClientRights(rate=100 * KB))
+    let(host, ClientRights(rate=100 * KB))
     assert isinstance(end, MeteredPromptEnd)
     began = host.reactor.seconds()
     sent = bytes(range(256)) * 400
@@ -143,10 +159,10 @@ async def test_a_limit_that_comes_while_bytes_pass(rtc: World) -> None:
     assert host.reactor.seconds() - began >= (len(sent) - LEAST_BURST - 2 * end.meter.piece) / (100 * KB)
     assert peer.received == b"hello" + sent
     assert visitor.received == sent
-    at_host.use.change(ClientRights(rate=100 * KB, of_service={"": ServiceRights(rate=50 * KB)}))
+    let(host, ClientRights(rate=100 * KB, of_service={"": ServiceRights(rate=50 * KB)}))
     visitor.send(sent)
     peer.send(sent)
-    at_host.use.change(EVERYTHING)
+    let(host, EVERYTHING)
     await until(lambda: len(peer.received) == 2 * len(sent) + 5 and len(visitor.received) == 2 * len(sent), "the rest")
     assert visitor.received == 2 * sent
     visitor.close()
@@ -160,8 +176,7 @@ async def test_two_connections_share_it(rtc: World) -> None:
     host = rtc.host(server, service.port)
     client = rtc.client(server)
     await rtc.connected(client)
-    [at_host] = host.peers
-    at_host.use.change(ClientRights(rate=100 * KB))
+    let(host, ClientRights(rate=100 * KB))
     visitors = [await rtc.visitor(client) for _ in range(2)]
     began = host.reactor.seconds()
     for visitor in visitors:
@@ -179,7 +194,7 @@ async def test_status(rtc: World) -> None:
     await rtc.connected(client)
     [at_host] = host.peers
     until_then = datetime(2030, 1, 1, tzinfo=UTC)
-    at_host.use = host.uses.of("laptop", ClientRights(frozenset({"", "dns"}), 7, 10**6, until_then))
+    let(host, ClientRights(frozenset({"", "dns"}), 7, 10**6, until_then))
     visitor = await rtc.visitor(client)
     visitor.send(b"12345")
     await visitor.has(b"12345")
@@ -189,6 +204,7 @@ async def test_status(rtc: World) -> None:
         assert (await program.gets())[0] == b"123"
         assert look(host)["identity"] == {
             "fingerprint": show_fingerprint(host.identity.fingerprint),
+            "signature": "ML-DSA-65",
             "closed": False,
         }
         [peer] = look(host)["peers"]
@@ -203,7 +219,7 @@ async def test_status(rtc: World) -> None:
             {"service": "(default)", "streams": 1, "streams_total": 1, "from_client": 5, "to_client": 5},
             {"service": "dns", "streams": 1, "streams_total": 1, "from_client": 3, "to_client": 3},
         ]
-        at_host.use.change(ClientRights(rate=KB))
+        let(host, ClientRights(rate=KB))
 
         def is_dropped() -> bool:
             program.send(bytes(1000), (HOST, int(client.forwards.udp[0].listener.local_address.rpartition(":")[2])))

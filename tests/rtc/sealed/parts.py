@@ -12,7 +12,7 @@ from rtunnel.access.identities import Identity, ephemeral_identity
 from rtunnel.access.trust import OpenTrust, PeerIdentity, Trust, Verdict
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.end import SealedEnd
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.wire.webrtc.sealed_keys import Side
 from tests.rtc.fake_channel import FakeChannel
@@ -154,11 +154,12 @@ class Pair:
         client_trust: Trust | None = None,
         confirm: tuple[Confirmation | None, Confirmation | None] = (None, None),
         client: Identity | None = None,
+        host: Identity | None = None,
         hedges: tuple[Hedges | None, Hedges | None] = (None, None),
     ) -> None:
         self.network = FakeNetwork()
         self.clock = Clock()
-        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], None, hedges[0])
+        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], host, hedges[0])
         self.client = MemoryEnd(self.network, self.clock, Side.CLIENT, client_trust, confirm[1], client, hedges[1])
         self.ends = self.host, self.client
 

@@ -169,6 +169,18 @@ def test_a_client_that_sends_more(make_pair: Make) -> None:
     pair.wait(LINGER)
 
 
+def test_a_client_that_sends_nothing_again_and_again(make_pair: Make) -> None:
+    """Messages without bytes take memory, too."""
+    held = Held(make_pair)
+    pair = held.pair
+    channel = pair.client.connection.open_channel(LABEL, "x")
+    for _ in range(channels.HELD_BYTES // channels.PER_MESSAGE + 1):
+        channel.send(b"")
+    pair.settle()
+    assert pair.host.end.why == f"{BROKEN}more than {channels.HELD_BYTES} bytes before its bind"
+    pair.wait(LINGER)
+
+
 def test_a_client_that_opens_more(make_pair: Make) -> None:
     held = Held(make_pair)
     pair = held.pair

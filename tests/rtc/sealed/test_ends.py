@@ -151,6 +151,64 @@ async def test_a_client_that_does_not_seal(rtc: World, extended: bool) -> None:
         await refused.connection.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_is_closed_while_a_client_comes_that_does_not_seal(rtc: World) -> None:
+    """It was answered while the host was open, and carries nothing, not even for a second."""
+    service = await rtc.echo()
+    host = rtc.host(rtc.signal(), service.port)
+    await rtc.registered(host)
+    peer = ByHand(host)
+    answered = peer.got
+
+    def got(signal: Signal) -> None:
+        host.sealing.trust = Says()
+        answered(signal)
+
+    peer.got = got  # type: ignore[method-assign]
+    await peer.connect()
+    try:
+        channel = peer.connection.open_channel("tcp-x", "", True)
+        channel.send(b"secret")
+        await rtc.lines.wait_for("client by hand lost: its channels are not sealed, and are not accepted any more")
+    finally:
+        await peer.connection.close()
+    assert not service.peers
+    assert "client by hand connected" not in rtc.lines.text
+
+
+# Room
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_with_all_connections_gives_way_to_another(rtc: World, tmp_path: Path) -> None:
+    """Whoever may use a host cannot keep others out of it, under however many IDs he comes."""
+    tmp_path.chmod(0o700)
+    service, server = await rtc.echo(), rtc.signal()
+    host = rtc.host(server, service.port, max_clients=2)
+    await rtc.registered(host)
+
+    def client(name: str) -> RtcClient:
+        return rtc.client(server, identity=IdentitySettings(tmp_path / name))
+
+    crowd = [client("greedy"), client("greedy")]
+    for each in crowd:
+        await rtc.connected(each)
+    third = client("greedy")
+    await rtc.lines.wait_for(r"2 clients, the limit \(--max-clients\): others are not answered")
+    await rtc.stop(third)
+    modest = client("modest")
+    await rtc.connected(modest)
+    await rtc.lines.wait_for("client .* lost: it gives way to another client, as this one has several connections")
+    visitor = await rtc.visitor(modest)
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    other = client("other")
+    await rtc.lines.wait_for(r"2 clients, the limit \(--max-clients\)", rtc.lines.text.count("the limit (--max"))
+    await rtc.stop(other)
+    assert modest.peer is not None
+    assert modest.peer.is_connected
+
+
 # Refusals
 
 
