@@ -209,7 +209,7 @@ def _parsed(content: bytes, source: str) -> Identity:
     try:
         certificate, *chain = pem.load_certificates(content)
         key = pem.load_key(content)
-        private = crypto.load_privatekey(crypto.FILETYPE_PEM, content)
+        private = crypto.load_privatekey(crypto.FILETYPE_PEM, pem.only_key(content))
         does_fit = fits(key, certificate)
     except (ValueError, crypto.Error):
         raise ConfigError(f"{source} is damaged: it has no certificate with its key in PEM; {_REMEDY}") from None

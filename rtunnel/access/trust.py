@@ -262,11 +262,12 @@ class ClientTrust:
         """See :class:`Trust`."""
         if self._pins or self._authorities is not None or self._is_named:
             return True
-        return self._fingerprints(self._host_id) is not None
+        hosts = self._hosts()
+        return hosts is NO_HOSTS or self._host_id in hosts
 
-    def _fingerprints(self, host_id: str) -> tuple[str, ...] | None:
+    def _hosts(self) -> KnownHosts:
         hosts: KnownHosts | None = None if self._known is None else self._known.look()
-        return None if hosts is None else hosts.get(host_id)
+        return {} if hosts is None else hosts
 
     def judge(self, peer: PeerIdentity) -> Verdict:
         """See :class:`Trust`."""
@@ -278,12 +279,15 @@ class ClientTrust:
         if self._authorities is not None:
             why = self._why_not_certified(peer)
             return Verdict(f"the host's certificate is refused: {why}" if why else "", name=peer.peer_id)
-        known = self._fingerprints(peer.peer_id)
-        if known is None:
+        hosts = self._hosts()
+        known = hosts.get(peer.peer_id)
+        if known is None and hosts is not NO_HOSTS:
             return self._meet(peer, short)
+        assert self._known is not None
+        if known is None:
+            return Verdict(f"{self._known.path} cannot be used, so no host is known here; the log says why", name=short)
         if any_is_of(known, peer.fingerprint):
             return Verdict(name=peer.peer_id)
-        assert self._known is not None
         return Verdict(_CHANGED.format(short=short, where=self._known.path), name=short)
 
     def _meet(self, peer: PeerIdentity, short: str) -> Verdict:

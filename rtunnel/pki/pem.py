@@ -45,6 +45,15 @@ def blocks(content: bytes) -> Iterator[tuple[str, bytes]]:
             label = b""
 
 
+def only_key(content: bytes) -> bytes:
+    """Return the first private key in *content* without what is before it, or all of it if there is none.
+
+    OpenSSL's reader of private keys goes on to the next block only as long as nothing else has failed before in the
+    same thread, for example with a peer.
+    """
+    return next((block for label, block in blocks(content) if label.endswith(PRIVATE_KEY)), content)
+
+
 def is_encrypted(content: bytes) -> bool:
     """Return whether a private key needs a passphrase."""
     return _LOCKED.search(content) is not None

@@ -31,7 +31,7 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.client_peer import ClientPeer
-from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
 from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
@@ -79,6 +79,7 @@ class RtcClient(DrainingService):
         self.settings = settings
         self.identity = identity_of(settings)
         self.trust = trust_of(settings)
+        say_if_open(settings, self.trust)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()

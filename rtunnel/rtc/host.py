@@ -32,7 +32,7 @@ from rtunnel.rtc.offered import are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way, who_has_most
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.host_peer import HostPeer
-from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
 from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.announced import not_enough
 from rtunnel.rtc.sealed.sealing import Sealing
@@ -78,6 +78,7 @@ class RtcHost(DrainingService):
         self.settings = settings
         self.identity = identity_of(settings)
         self.trust = trust_of(settings)
+        say_if_open(settings, self.trust)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()

@@ -240,7 +240,7 @@ def read_private_key(path: Path, fix: str) -> crypto.PKey:
         )
     try:
         # Not with cryptography: pyOpenSSL accepts no ML-DSA key from it.
-        return crypto.load_privatekey(crypto.FILETYPE_PEM, content)
+        return crypto.load_privatekey(crypto.FILETYPE_PEM, pem.only_key(content))
     except (crypto.Error, ValueError) as error:
         raise ConfigError(f"{path} is not a private key in PEM; {fix}") from error
 

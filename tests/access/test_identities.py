@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
+from OpenSSL._util import lib as openssl_library
 
 from rtunnel.access.identities import (
     ephemeral_identity,
@@ -227,3 +228,15 @@ class TestFromAnOrganisation:
         key.write_bytes(issued.key_pem)
         with pytest.raises(ConfigError, match="has a key of Ed25519, which a quantum computer can forge; use"):
             identity_from_files(cert, key)
+
+
+def test_whatever_openssl_has_failed_at_before(path: Path, tmp_path: Path) -> None:
+    """An error that somebody else has left in its queue is not ours."""
+    made = load_identity(path, "x")
+    cert, key = tmp_path / "both.crt", tmp_path / "both.key"
+    for each in (cert, key):
+        each.write_bytes(path.read_bytes())
+        each.chmod(0o600)
+    for load in (lambda: load_identity(path, "x"), lambda: identity_from_files(cert, key)):
+        assert openssl_library.SSL_CTX_set_cipher_list(SSL.Context(SSL.TLS_METHOD)._context, b"none of this name") == 0
+        assert load().fingerprint == made.fingerprint

@@ -216,6 +216,18 @@ class TestClient:
             f"and if they are the same, add it to {path}, or write --host-key {SHORT}"
         )
 
+    def test_a_file_that_appears_with_a_mistake_closes_it(self, path: Path, log: TestLog) -> None:
+        trust = ClientTrust(default=path, host_id="myhost")
+        rewrite(path, "myhost: oops!\n")
+        assert trust.is_closed
+        assert trust.judge(peer(ONE, "myhost")).refusal == (
+            f"{path} cannot be used, so no host is known here; the log says why"
+        )
+        assert len(said(log, "'oops!' is not a fingerprint")) == 1
+        rewrite(path, f"myhost: {SHORT}\n")
+        assert trust.judge(peer(ONE, "myhost")) == Verdict(name="myhost")
+        assert trust.judge(peer(OTHER, "myhost")).refusal
+
     def test_the_file_of_the_state_directory_closes_it_for_its_hosts(self, path: Path) -> None:
         trust, other = ClientTrust(default=path, host_id="h"), ClientTrust(default=path, host_id="x")
         add_host(path, "h", ONE.fingerprint)

@@ -20,6 +20,8 @@ def test_both_ends_say_that_they_are_sealed(serve: Serve, start_rtc: StartRtc) -
     [at_host] = lines_with(tunnel.host, " connected: ")
     assert WORDS in at_client
     assert WORDS in at_host
+    assert lines_with(tunnel.client, "this client is open: it trusts whomever the signaling server shows as host ")
+    assert lines_with(tunnel.host, "this host is open: it serves everybody whom the signaling server lets in; ")
     for process in (tunnel.client, tunnel.host):
         assert not lines_with(process, "does not seal")
 

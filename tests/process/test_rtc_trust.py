@@ -254,6 +254,7 @@ def test_the_right_host_key_and_a_wrong_one(machines: Machines) -> None:
 def test_a_host_that_is_trusted_at_first_use_and_then_another(machines: Machines) -> None:
     host = machines.host()
     short = machines.fingerprint("host", "host")
+    host.wait_for("this host is open: it serves everybody")
     anna = machines.client("anna", "--trust-on-first-use")
     anna.wait_for(f"the host '{ID}' is trusted at first use: its fingerprint, {short}, is now in ")
     connected(anna)
@@ -351,6 +352,12 @@ def test_settings_that_change_keep_whoever_may_stay(machines: Machines) -> None:
         assert is_over(visitor)
         assert [count for count, _ in machines.hold.read] == [len(b"all is well")]
     assert anna.output.count("connected to host") == 1
+    for process in (host, anna):
+        assert " is open: " not in process.output
+    # Without a list it is open again, and says so.
+    write(host_config, "host: {}\n")
+    reload(host)
+    host.wait_for("this host is open: it serves everybody whom the signaling server lets in; list its clients")
     write(client_config, f"client: {{host_key: {wrong}}}\n")
     reload(anna)
     anna.wait_for(f"host '{ID}' lost: it is refused: {CHANGED}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rtunnel.access.peers.entries import append, quoted
 from rtunnel.access.peers.fingerprints import any_is_of, parse_fingerprint, show_fingerprint
@@ -27,7 +28,8 @@ _HEAD = (
 )
 
 KnownHosts = Mapping[str, tuple[str, ...]]
-NO_HOSTS: KnownHosts = {}
+#: What is known while a file is there that has never been one that can be used.
+NO_HOSTS: KnownHosts = MappingProxyType({})
 
 
 def read_known_hosts(path: Path) -> KnownHosts:

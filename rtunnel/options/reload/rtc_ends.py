@@ -8,7 +8,7 @@ from typing import Any
 from rtunnel.options.plugins.reactor import look_up_first
 from rtunnel.options.reload.part import Part
 from rtunnel.options.reload.shared import budget_of, drain_of
-from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
 from rtunnel.rtc.settings import EndSettings
 
 _IDENTITY = frozenset({"identity-cert", "identity-key"})
@@ -32,6 +32,7 @@ def shared_parts(end: Any) -> Sequence[Part]:
     def trust(new: Any) -> None:
         # Those who are connected are judged once a second.
         end.trust = end.sealing.trust = trust_of(new.settings)
+        say_if_open(new.settings, end.trust)
 
     return (
         Part(_SIGNALING, signaling),

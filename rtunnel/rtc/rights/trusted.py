@@ -76,6 +76,23 @@ def trust_of(settings: EndSettings) -> HostTrust | ClientTrust | InvitedTrust:
     )
 
 
+def say_if_open(settings: EndSettings, trust: Trust) -> None:
+    """Log that an end is not told whom to trust, and what would tell it."""
+    if trust.is_closed or (isinstance(settings, HostSettings) and settings.invite):
+        return
+    if isinstance(settings, HostSettings):
+        _log.warn(
+            "this host is open: it serves everybody whom the signaling server lets in; list its clients "
+            "(--authorized-clients, --peer-ca), or invite them ('rtunnel host invite')"
+        )
+    else:
+        _log.warn(
+            "this client is open: it trusts whomever the signaling server shows as host '{id}'; name the host's "
+            "fingerprint (--host-key), or see --trust-on-first-use, --peer-ca",
+            id=settings.id,
+        )
+
+
 def describe(identity: Identity, trust: Trust) -> dict[str, object]:
     """Return what the status says of an end: its fingerprint, its keys, and whether it is told whom to trust."""
     return {
