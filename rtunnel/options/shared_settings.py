@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from rtunnel.access.tokens import token_word
-from rtunnel.coercions import listen_address, optional, show_size, size
+from rtunnel.coercions import joined, listen_address, optional, show_size, size
 from rtunnel.control.settings import StatusSettings
+from rtunnel.errors import ConfigError
 from rtunnel.options.settings.declaration import AT_ONCE, GIB, MIB, PATH, Kind, Setting, words
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.wire.data.hedges import ordered
 
 LOG = (
     Setting("log-format", words("text", "json"), "Format of the log: text or json.", default="text"),
@@ -81,3 +84,29 @@ MEMORY = Setting(
     no_default="a quarter of the machine's",
     reload=AT_ONCE,
 )
+
+
+def _hedges(value: object) -> tuple[str, ...]:
+    try:
+        return ordered(name.strip() for name in joined(value).split(",") if name.strip())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+#: What mixes other key exchanges in.
+HEDGES = Kind(_hedges, "names of key exchanges", ",".join)
+
+
+def check_liboqs(resolved: Resolved) -> None:
+    """Refuse hedges that this machine cannot compute.
+
+    :raises ConfigError: liboqs is missing, or lacks one of them; the message says how to get it.
+    """
+    if not resolved.values["hedge"]:
+        return
+    from rtunnel.tls.hedge.liboqs import hedges
+
+    try:
+        hedges(resolved.values["hedge"])
+    except ConfigError as error:
+        raise resolved.error("hedge", str(error)) from error

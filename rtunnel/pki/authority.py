@@ -119,13 +119,14 @@ def issue(
     return Identity(builder.sign(ca.key, _hash_for(ca.key)), key)
 
 
-def make_self_signed(name: str) -> Identity:
+def make_self_signed(name: str, *extensions: x509.ExtensionType) -> Identity:
     """Return a new ML-DSA-65 key, and a certificate for either end that no CA has signed.
 
     Who trusts it knows its fingerprint, so its dates say nothing: it is valid for ever (RFC 5280, section 4.1.2.5), and
     also for a machine whose clock is not set yet.
 
     :param name: the common name.
+    :param extensions: further ones, none of them critical.
     """
     key = make_key(Algorithm.ML_DSA_65)
     subject = _common_name(name)
@@ -135,6 +136,8 @@ def make_self_signed(name: str) -> Identity:
         .add_extension(_key_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage(list(PURPOSES.values())), critical=False)
     )
+    for each in extensions:
+        builder = builder.add_extension(each, critical=False)
     return Identity(builder.sign(key, None), key)
 
 

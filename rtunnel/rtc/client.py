@@ -32,11 +32,13 @@ from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.client_peer import ClientPeer
 from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
 from rtunnel.rtc.udp_client import show_service
+from rtunnel.tls.hedge.keys import Hedges
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -95,7 +97,8 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
-        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust)
+        run = HedgeThreads(reactor).run
+        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
         #: The way to the host, if its ID is not known yet; None: it is.
         self.invited = None if settings.invitation is None else Invited(self, settings.invitation, self.trust)
         self.forwards = Forwards(self, settings.forwards)

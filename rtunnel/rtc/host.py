@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.errors import BadDescription, BadSignal, Code
+from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
@@ -34,10 +34,13 @@ from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
 from rtunnel.rtc.rights.uses import Uses
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.announced import not_enough
+from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import LIMIT, History
+from rtunnel.tls.hedge.keys import Hedges
+from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -59,12 +62,6 @@ from rtunnel.wire.webrtc.signaling import (
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
-
-#: What a client is told whose offer does not announce sealed channels.
-NOT_SEALED = (
-    "it takes sealed connections only, and the offer that has come does not announce one; update rtunnel, and if it is "
-    "new, somebody on the way has changed the offer"
-)
 
 
 @implementer(ISignalUser)
@@ -95,7 +92,8 @@ class RtcHost(DrainingService):
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
         self.uses = Uses(reactor)
-        self.sealing = Sealing(Side.HOST, self.identity, self.trust)
+        run = HedgeThreads(reactor).run
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)
@@ -225,15 +223,11 @@ class RtcHost(DrainingService):
         return peer is not None
 
     def _answer(self, offer: Offer) -> None:
-        extension = offer.description.extension
-        if self.sealing.trust.is_closed and (extension is None or not extension.seal):
-            self.log_limiter.warn(
-                "client {sender} is refused: its offer does not say that it seals its channels; its rtunnel is too "
-                "old, or somebody on the way has changed the offer",
-                sender=clean_text(offer.sender),
-            )
-            refusal = refusal_payload(Code.UNAUTHORIZED, NOT_SEALED)
-            self.signaling.send(Signal(ANSWER, refusal, offer.sender))
+        refusal = not_enough(self.sealing, offer.description.extension)
+        if refusal is not None:
+            self.log_limiter.warn("client {sender} is refused: {why}", sender=clean_text(offer.sender), why=refusal.why)
+            payload = refusal_payload(refusal.code, refusal.message)
+            self.signaling.send(Signal(ANSWER, payload, offer.sender))
             return
         before = self._peers.pop(offer.sender, None)
         if before is not None:

@@ -25,7 +25,7 @@ from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import IChannel, IChannels, IPeerConnectionUser
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.end import SealedEnd
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -115,7 +115,8 @@ class Peer:
     @property
     def extension(self) -> Extension | None:
         """The extension that our description announces."""
-        return Extension(self.settings.limits.initial_credit, ice_restart=True, seal=True)
+        credit, hedge = self.settings.limits.initial_credit, self.sealing.hedges.names
+        return Extension(credit, ice_restart=True, seal=True, hedge=hedge)
 
     @property
     def channels(self) -> IChannels:
@@ -153,7 +154,7 @@ class Peer:
         if self.sealed is not None:
             if not self.sealed.tick():
                 return
-        elif self.is_connected and self.sealing.trust.is_closed:
+        elif self.is_connected and self.sealing.needs_seals:
             self.give_up("its channels are not sealed, and are not accepted any more")
             return
         if self.streams is not None:
@@ -177,7 +178,7 @@ class Peer:
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
-        held = self.sealed.channels.held if self.sealed is not None else 0
+        held = self.sealed.held if self.sealed is not None else 0
         yield self.connection.kept + held, self
         if self.streams is not None:
             yield from self.streams.holdings()

@@ -199,6 +199,8 @@ class EndSettings:
     :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
         that has been idle the longest.
     :ivar identity: who this end is, and whom it accepts.
+    :ivar hedge: KEMs whose secrets are mixed into the keys of peer connections, which are all sealed then; see
+        :mod:`rtunnel.wire.data.hedges`.
     """
 
     id: str
@@ -210,6 +212,7 @@ class EndSettings:
     udp_idle: float | None = None
     max_flows: int = 1024
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    hedge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,11 +159,11 @@ def decode_hello(payload: bytes) -> Hello:
     if token is not None and not _is_text(token):
         raise ValueError("HELLO whose token is not text")
     names = frozenset(capabilities)
-    agent, time, hedge = _text(value.get("agent")), _time(value.get("time")), _hedge(value.get("hedge"))
+    agent, time, hedge = _text(value.get("agent")), _time(value.get("time")), read_hedges(value.get("hedge"))
     return Hello(session, credit, version, agent, names, token, time, hedge)
 
 
-def _hedge(value: object) -> tuple[str, ...]:
+def read_hedges(value: object) -> tuple[str, ...]:
     """Return the names of hedges. What is no list of names names none, and so differs from what any end could have."""
     if not isinstance(value, list) or len(value) > _MAX_HEDGES:
         return ()

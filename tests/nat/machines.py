@@ -131,6 +131,7 @@ class Machine:
             "PATH": os.pathsep.join(
                 [str(directory), str(Path(sys.executable).parent), os.environ["PATH"], "/usr/games"]
             ),
+            "XDG_STATE_HOME": str(self.home / ".local" / "state"),
             # As for a user who is not root.
             "RTUNNEL_PKI_DIR": str(self.home / ".config" / "rtunnel" / "pki"),
         }
@@ -141,9 +142,13 @@ class Machine:
         self._running.append(Command(line, self))
         return self._running[-1]
 
-    def wait_for(self, regex: str) -> None:
+    def wait_for(self, regex: str) -> re.Match[str]:
         """Wait until a command that was started here has said this."""
-        poll(lambda: any(re.search(regex, one.output) for one in self._running), PATIENCE, regex)
+        return poll(
+            lambda: next((found for one in self._running if (found := re.search(regex, one.output))), None),
+            PATIENCE,
+            regex,
+        )
 
     def stop(self) -> None:
         """Stop what runs."""

@@ -22,6 +22,10 @@ PUBLIC, PRIVATE, USER, SECOND = ADDRESSES
 PACKAGED = Path(__file__).parent.parent.parent / "rtunnel" / "etc"
 
 
+CODE = r"\d+-[a-z]+-[a-z]+"
+"""The code of an invitation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Run a command to its end; the exit code is 0."""
@@ -34,6 +38,15 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Start a command that goes on, and wait until it has said something."""
+
+    machine: str
+    beginning: str
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redeem:
+    """The same, with the code that the private machine shows in place of the printed one."""
 
     machine: str
     beginning: str
@@ -196,6 +209,7 @@ class Logged:
 Step: TypeAlias = (
     Run
     | Start
+    | Redeem
     | Export
     | Stop
     | Fetch
@@ -229,7 +243,7 @@ def command(beginning: str) -> Printed:
 
 def named(steps: Iterable[Step]) -> set[str]:
     """The texts of all printed commands that these steps name."""
-    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Export)}
+    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Redeem | Export)}
 
 
 def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
@@ -242,6 +256,11 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             assert re.search(says, process.output, re.MULTILINE), process
         case Start(machine, beginning, says):
             by_name[machine].start(command(beginning).text).wait_for(says)
+        case Redeem(machine, beginning, says):
+            code = by_name[PRIVATE].wait_for(rf"rtunnel connect ({CODE}) ")[1]
+            line, count = re.subn(CODE, code, command(beginning).text)
+            assert count == 1
+            by_name[machine].start(line).wait_for(says)
         case Export(beginning):
             name, _, value = command(beginning).text.removeprefix("export ").partition("=")
             for each in by_name.values():

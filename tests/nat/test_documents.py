@@ -24,6 +24,7 @@ from tests.nat.steps import (
     Fetch,
     Logged,
     PublicCa,
+    Redeem,
     Run,
     Sample,
     Shell,
@@ -129,6 +130,20 @@ SCENARIOS: dict[str, list[Step]] = {
         ),
     ],
     "quick start of the WebRTC tunnel": [
+        Start(PUBLIC, "rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(
+            PRIVATE,
+            "rtunnel host --signal ws://signal.example.org:8080 --service web=127.0.0.1:80 --invite",
+            "is good for",
+        ),
+        Redeem(
+            USER,
+            "rtunnel connect 7-guitarist-orca --signal ws",
+            "connected to host .*: direct.*; sealed X25519MLKEM768",
+        ),
+        Fetch(USER, "127.0.0.1"),
+    ],
+    "the WebRTC tunnel by a token and an ID": [
         Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
         Run(PUBLIC, "curl --fail http://127.0.0.1:8080/healthz"),
         Start(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from twisted.python import usage
 
-from rtunnel.options.plugins import rtunnel_client, rtunnel_server
+from rtunnel.options.plugins import rtc_client, rtc_host, rtunnel_client, rtunnel_server
+from rtunnel.rtc.settings import EndSettings
 from rtunnel.tls.hedge import liboqs
 from rtunnel.wire.data.hedges import KEMS
 from tests.needs import LIBOQS, NO_LIBOQS
+from tests.options.rtc_parts import parse, parse_client, parse_host
 from tests.tls.parts import Authority
 
 MCELIECE, FRODO = KEMS
@@ -29,10 +31,10 @@ def _certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_liboqs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path))
     yield
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
 
 
 def _parse(arguments: list[str], *more: str) -> rtunnel_server.Options | rtunnel_client.Options:
@@ -83,3 +85,36 @@ def test_both_in_one_order(written: str, arguments: list[str], plane: str) -> No
     settings = _parse(arguments, "--hedge", written, "--data-plane", plane).settings
     assert settings.hedge == (MCELIECE, FRODO)
     assert settings.plane == "direct"
+
+
+# The WebRTC tunnel
+
+
+@pytest.mark.parametrize("options_class", [rtc_host.Options, rtc_client.Options])
+@pytest.mark.usefixtures("_no_liboqs")
+def test_peer_connections_without_liboqs(options_class: type, tmp_path: Path) -> None:
+    with pytest.raises(usage.UsageError) as raised:
+        parse(options_class, "--id=x", "--hedge", FRODO)
+    assert str(raised.value).startswith(
+        f"flag --hedge: needs the native library liboqs, and there is none in {tmp_path} ("
+    )
+    assert parse(options_class, "--id=x").hedge == ()
+
+
+def test_a_name_that_is_none_for_peer_connections() -> None:
+    with pytest.raises(usage.UsageError, match=f"^flag --hedge: 'HQC-256' is not one of {MCELIECE}, {FRODO}$"):
+        parse_host("--hedge", "HQC-256")
+
+
+@pytest.mark.liboqs
+@pytest.mark.skipif(not LIBOQS, reason=NO_LIBOQS)
+@pytest.mark.parametrize("read", [parse_host, parse_client])
+def test_peer_connections_from_every_source(
+    read: Callable[..., EndSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read("--hedge", f"{FRODO},{MCELIECE}").hedge == (MCELIECE, FRODO)
+    file = tmp_path / "x.json"
+    file.write_text(f'{{"hedge": ["{FRODO}", "{MCELIECE}"]}}')
+    assert read("--config", str(file)).hedge == (MCELIECE, FRODO)
+    monkeypatch.setenv("RTUNNEL_HEDGE", FRODO)
+    assert read().hedge == (FRODO,)

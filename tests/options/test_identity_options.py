@@ -201,6 +201,7 @@ class TestCommand:
             "client": {
                 "fingerprint": show_fingerprint(identity.fingerprint),
                 "sha256": identity.fingerprint,
+                "signature": "ML-DSA-65",
                 "file": str(state / "identities" / "client.pem"),
                 "new": True,
             }

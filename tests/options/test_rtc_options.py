@@ -135,6 +135,8 @@ ELSEWHERE |= {"status-tls-cert", "status-tls-key", "status-tls-ca"}
 # See test_identity_options.py.
 ELSEWHERE |= {"identity-cert", "identity-key", "peer-ca", "authorized-clients"}
 ELSEWHERE |= {"host-key", "known-hosts", "trust-on-first-use", "host-name"}
+# See test_hedge_options.py.
+ELSEWHERE |= {"hedge"}
 
 
 @pytest.mark.parametrize("source", ["flag", "environment", "file", "file with dashes"])

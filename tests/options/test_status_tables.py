@@ -96,6 +96,14 @@ def test_identity(shown: Any, closed: bool, text: str) -> None:
     assert f"fingerprint aaaaa-bbbbb ({text})" in out
 
 
+def test_an_identity_with_a_second_key(shown: Any) -> None:
+    identity = {"fingerprint": "aaaaa-bbbbb", "signature": "ML-DSA-65 + MAYO-5", "closed": True}
+    out = " ".join(shown(process("rtc-host", identity=identity)).split())
+    assert "fingerprint aaaaa-bbbbb, ML-DSA-65 + MAYO-5 (closed)" in out
+    plain = " ".join(shown(process("rtc-host", identity=identity | {"signature": "ML-DSA-65"})).split())
+    assert "fingerprint aaaaa-bbbbb (closed)" in plain
+
+
 def test_peers(shown: Any) -> None:
     peer = {
         "id": "a",
@@ -127,6 +135,9 @@ def test_peers(shown: Any) -> None:
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "a X25519MLKEM768, ML-DSA-65, laptop relayed, x to y 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
     assert "b connecting 2.38 MiB 900 bytes 4 6" in rows
+    hedged = {**peer, "sealed": {**peer["sealed"], "hedge": ["FrodoKEM-1344-AES"]}}  # type: ignore[dict-item]
+    out = " ".join(shown(process("rtc-client", peer=hedged)).split())
+    assert "X25519MLKEM768 + FrodoKEM-1344-AES, ML-DSA-65, laptop" in out
     assert "c no direct 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
     rows = [" ".join(line.split()) for line in shown(process("rtc-host", peers=[laptop, laptop])).splitlines()]
     used = "2 9 1 KiB 2 KiB web, dns 2030-01-01T00:00:00+00:00"

@@ -11,19 +11,25 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 os.environ["WRTC_ALLOW_LOOPBACK"] = "1"  # Read when `webrtc` is imported.
 
-PATTERN = bytes((i * i * 31 + i * 7 + (i >> 8) * 13) & 255 for i in range(1 << 20)) * 2
 HIGH_WATER = 1 << 20
+
+
+@cache
+def pattern() -> bytes:
+    """What all messages are cut from: twice the same mebibyte."""
+    return bytes((i * i * 31 + i * 7 + (i >> 8) * 13) & 255 for i in range(1 << 20)) * 2
 
 
 def content(number: int, size: int) -> bytes:
     """Message *number* of any stream."""
-    begin = number * 7919 % (len(PATTERN) // 2)
-    message = PATTERN[begin : begin + size]
+    begin = number * 7919 % (len(pattern()) // 2)
+    message = pattern()[begin : begin + size]
     return number.to_bytes(4, "big") + message[4:] if size >= 4 else message
 
 

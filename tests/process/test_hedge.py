@@ -1,8 +1,9 @@
-"""Links whose keys have other key exchanges mixed in: real processes, a real liboqs."""
+"""Links and peer connections whose keys have other key exchanges mixed in: real processes, a real liboqs."""
 
 from __future__ import annotations
 
 import re
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.doctor import Report
 from tests.process.harness import Twistds
-from tests.process.rtc import UdpService
+from tests.process.rtc import RtcTunnel, UdpService, lines_with
 from tests.process.services import (
     LOOPBACK,
     Service,
@@ -127,3 +128,66 @@ def test_the_doctor(tls: UnderTls, serve: Callable[..., Service], tmp_path: Path
     other = Report(*options, env=env)
     assert other.code != 0
     assert f"the client has no --hedge, the server --hedge {MCELIECE},{FRODO}" in other.text("rights")
+
+
+# The WebRTC tunnel
+
+
+def test_peer_connections(serve: Callable[..., Service], start_rtc: Callable[..., RtcTunnel]) -> None:
+    service = serve(get=get, count=count, GET=page("hedged"))
+    tunnel = start_rtc(service.address, host=[BOTH], client=[BOTH])
+    words = f"sealed X25519MLKEM768 + {MCELIECE} + {FRODO}, ML-DSA-65, "
+    for process, event in ((tunnel.client, "connected to host "), (tunnel.host, " connected: ")):
+        [line] = lines_with(process, event)
+        assert words in line
+    assert fetch(tunnel.local) == "hedged"
+    with tunnel.visit(b"get %d 7" % AMOUNT) as down:
+        assert read_all(down) == expected(AMOUNT, 7)
+    with tunnel.visit(b"count") as up:
+        send_bytes(up, AMOUNT, 8)
+        up.shutdown(socket.SHUT_WR)
+        total, digest = up.makefile().read().split()
+        assert (int(total), digest) == expected(AMOUNT, 8)
+    [at_host] = look("rtc-host")["peers"]
+    for peer in (at_host, look("rtc-client")["peer"]):
+        assert (peer["sealed"]["group"], peer["sealed"]["hedge"]) == ("X25519MLKEM768", [MCELIECE, FRODO])
+
+
+def test_a_peer_connection_that_is_made_again(
+    serve: Callable[..., Service], start_rtc: Callable[..., RtcTunnel]
+) -> None:
+    tunnel = start_rtc(
+        serve(GET=page("still here")).address, host=[BOTH], client=[BOTH, "--reconnect-min=0.1", "--reconnect-max=0.5"]
+    )
+    assert fetch(tunnel.local) == "still here"
+    tunnel.host.terminate()
+    tunnel.start_host()
+    tunnel.client.wait_for(rf"connected to host .*\+ {MCELIECE} \+ {FRODO}, ", after=len(tunnel.client.output))
+    assert fetch(tunnel.local) == "still here"
+
+
+@pytest.mark.parametrize(("host", "client"), [([BOTH], []), ([], [BOTH])])
+def test_both_ends_of_a_peer_connection_must_have_the_same(
+    host: list[str], client: list[str], serve: Callable[..., Service], start_rtc: Callable[..., RtcTunnel]
+) -> None:
+    service = serve(GET=page("never"))
+    tunnel = start_rtc(service.address, host=host, client=client, start=["signal", "host"])
+    tunnel.start_client()
+    one, other = (f"--hedge {MCELIECE},{FRODO}" if given else "no --hedge" for given in (client, host))
+    why = f"the client has {one}, the host {other}; nothing is carried before both have the same"
+    tunnel.host.wait_for(f"client .* is refused: {why}")
+    tunnel.client.wait_for(f"cannot be reached: it refuses this client: {why}")
+    assert not lines_with(tunnel.client, "connected to host ")
+
+
+def test_another_hedge_after_a_restart_only(
+    serve: Callable[..., Service], start_rtc: Callable[..., RtcTunnel], tmp_path: Path
+) -> None:
+    config = tmp_path / "rtc.json"
+    config.write_text(f'{{"hedge": "{FRODO}"}}')
+    options = [f"--config={config}"]
+    tunnel = start_rtc(serve(GET=page("here")).address, host=options, client=options)
+    config.write_text(f'{{"hedge": "{MCELIECE}"}}')
+    tunnel.host.send_signal(signal.SIGHUP)
+    tunnel.host.wait_for("these settings changed and need a restart: hedge")
+    assert fetch(tunnel.local) == "here"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import LIBOQS, NO_LIBOQS
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds
 from tests.process.rtc import check_log
@@ -152,3 +153,14 @@ def test_ctrl_c_withdraws(two: Two) -> None:
     client = two.connect("anna", secret)
     assert client.wait() == 1
     assert "there is no invitation 1: it was used, withdrawn" in client.output
+
+
+@pytest.mark.liboqs
+@pytest.mark.skipif(not LIBOQS, reason=NO_LIBOQS)
+def test_hedges_too(two: Two) -> None:
+    hedge = "--hedge=FrodoKEM-1344-AES"
+    host = two.host("--invite", hedge)
+    code = host.wait_for(r"types:\s+rtunnel connect (\S+) ")[1]
+    client = two.connect("anna", code, hedge)
+    client.wait_for(r"connected to host 'host-.*sealed X25519MLKEM768 \+ FrodoKEM-1344-AES, ")
+    assert two.page == "here"

@@ -36,12 +36,13 @@ def peer_connection(peer: Peer) -> dict[str, Any]:
     }
 
 
-def _sealed(end: SealedEnd | None) -> dict[str, str] | None:
+def _sealed(end: SealedEnd | None) -> dict[str, Any] | None:
     """Return how the channels of a peer connection are sealed; None: they are not, or not yet."""
     if end is None or not end.session.group:
         return None
     return {
         "group": end.session.group,
+        "hedge": list(end.hedged_with),
         "signature": end.session.signature,
         "name": end.name,
         "fingerprint": end.session.fingerprint,

@@ -16,6 +16,7 @@ from rtunnel.coercions import path
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.options.verbs import Verb
+from rtunnel.tls.hedge.schemes import SCHEMES
 
 ENDS = ("host", "client")
 
@@ -24,12 +25,14 @@ class Options(Verb):
     """Print the fingerprints by which others know this machine: as the host of a WebRTC tunnel, and as a client. An
     identity that does not exist yet is made. Read the fingerprint to the other person, or compare it with what a log
     shows there. A client that is told that of a host takes it with --host-key; a host has those of its clients in the
-    file authorized_clients."""
+    file authorized_clients. With --second a new identity has two keys of different mathematics, both of which it has to
+    prove; that needs liboqs at both ends."""
 
     synopsis = "[options] [host|client]"
     examples = (
         "rtunnel id",
         "rtunnel id client",
+        "rtunnel id host --second Falcon-1024",
         "sudo -u rtunnel rtunnel id host --state-dir /var/lib/rtunnel",
         "rtunnel id --json | jq -r .host.fingerprint",
     )
@@ -38,11 +41,21 @@ class Options(Verb):
         super().__init__()
         self.as_json = False
         self.state_dir: Path | None = None
+        self.second: str | None = None
         self.ends: tuple[str, ...] = ENDS
 
     def opt_json(self) -> None:
-        """Print JSON: for each end its fingerprint, the whole SHA-256, its file, and whether it is new."""
+        """Print JSON: for each end its fingerprint, the whole SHA-256, the kinds of its keys, its file, and whether it
+        is new."""
         self.as_json = True
+
+    def opt_second(self, value: str) -> None:
+        """Make an identity that does not exist yet with a second key beside that of ML-DSA-65: Falcon-1024 or MAYO-5.
+        One that exists without it stays as it is, and a line says what to do."""
+        if value not in SCHEMES:
+            hint = suggestion(value, tuple(SCHEMES)) or f"; write {' or '.join(SCHEMES)}"
+            raise usage.UsageError(f"--second: '{value}' is no kind of second key{hint}")
+        self.second = value
 
     def opt_state_dir(self, value: str) -> None:
         """The directory in which the identities are, or are made, instead of $RTUNNEL_STATE_DIR, else
@@ -69,20 +82,26 @@ class Options(Verb):
     def run(self) -> None:
         named = os.environ.get("RTUNNEL_STATE_DIR", "")
         state = self.state_dir or (path(named) if named.strip() else default_state_dir(os.environ))
+        files = {end: state / FOLDER / f"{end}.pem" for end in self.ends}
         found = {}
-        for end in self.ends:
-            file = state / FOLDER / f"{end}.pem"
+        # Those that exist come first, so that none is made if one of them has not what is wanted.
+        for end in sorted(files, key=lambda each: not files[each].exists()):
+            file = files[end]
             is_new = not file.exists()
-            identity = load_identity(file, f"rtunnel {end}")
+            identity = load_identity(file, f"rtunnel {end}", self.second)
             found[end] = {
                 "fingerprint": show_fingerprint(identity.fingerprint),
                 "sha256": identity.fingerprint,
+                "signature": identity.signature,
                 "file": str(file),
                 "new": is_new,
             }
         if self.as_json:
-            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            sys.stdout.write(json.dumps({end: found[end] for end in self.ends}, indent=2) + "\n")
             return
-        for end, each in found.items():
-            note = f"   (new; its key is in {each['file']})" if each["new"] else ""
+        for end in self.ends:
+            each = found[end]
+            notes = [str(each["signature"])] if "+" in str(each["signature"]) else []
+            notes += [f"new; its key is in {each['file']}"] if each["new"] else []
+            note = f"   ({'; '.join(notes)})" if notes else ""
             sys.stdout.write(f"{f'{end}:':7} {each['fingerprint']}{note}\n")

@@ -1,4 +1,4 @@
-"""The settings of ``rtc-host`` and ``rtc-client`` that say who they are, and whom they trust."""
+"""The settings of ``rtc-host`` and ``rtc-client`` that say who they are, whom they trust, and with what keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from rtunnel.coercions import optional, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.declaration import AT_ONCE, NEW, PATH, SWITCH, Kind, Setting
 from rtunnel.options.settings.rtc_coercions import list_of
-from rtunnel.rtc.settings import IdentitySettings
+from rtunnel.options.shared_settings import HEDGES
+from rtunnel.rtc.settings import EndSettings, IdentitySettings
+from rtunnel.wire.data.hedges import KEMS
 
 #: The longest name that a certificate may have to have, in characters.
 MOST_NAME = 253
@@ -59,6 +61,14 @@ ENDS = (
         field="ca",
         key="identity.peer_ca",
         reload=AT_ONCE,
+    ),
+    Setting(
+        "hedge",
+        HEDGES,
+        "Key exchanges of other families, whose secrets are mixed into the keys of sealed channels, separated by "
+        f"commas: {', '.join(KEMS)}. Both ends must have the same, and all others are refused then. Needs a native "
+        "liboqs.",
+        EndSettings,
     ),
 )
 

@@ -24,6 +24,7 @@ from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.rtc import ALL
 from rtunnel.options.settings.rtc_coercions import is_loopback
 from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.shared_settings import check_liboqs
 from rtunnel.rtc.settings import EndSettings, IceSettings, SignalClientSettings
 from rtunnel.wire.limits import ChannelLimits
 
@@ -173,6 +174,7 @@ def shared_settings(resolved: Resolved) -> dict[str, Any]:
     check_order(resolved, "initial-credit", "max-window")
     check_order(resolved, "initial-credit", "peer-buffer")
     _check_ca_file(resolved)
+    check_liboqs(resolved)
     return {
         "signal": SignalClientSettings(**resolved.fields_of(SignalClientSettings)),
         "ice": _ice_settings(resolved),

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import check_token, parse_tokens
 from rtunnel.coercions import joined, optional, text
-from rtunnel.errors import ConfigError
 from rtunnel.options.settings.declaration import AT_ONCE, NEW, PATH, SWITCH, Kind, Setting
+from rtunnel.options.shared_settings import HEDGES
 from rtunnel.reverse.settings import ClientSettings, EndSettings
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, TlsSettings, parse_groups, parse_pins
 from rtunnel.tls.server_names import check_server_name
-from rtunnel.wire.data.hedges import KEMS, ordered
+from rtunnel.wire.data.hedges import KEMS
 
 
 def _of_text(parse: Callable[[str], object]) -> Callable[[object], object]:
@@ -21,13 +21,6 @@ def _of_text(parse: Callable[[str], object]) -> Callable[[object], object]:
 
 def _of_list(parse: Callable[[str], object]) -> Callable[[object], object]:
     return lambda value: parse(joined(value))
-
-
-def _hedges(written: str) -> tuple[str, ...]:
-    try:
-        return ordered(name.strip() for name in written.split(",") if name.strip())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _file(name: str, what: str, default: str) -> Setting:
@@ -82,7 +75,7 @@ TLS = (
     ),
     Setting(
         "hedge",
-        Kind(_of_list(_hedges), "names of key exchanges", ",".join),
+        HEDGES,
         "Key exchanges of other families, whose secrets are mixed into the keys of data connections and UDP, "
         f"separated by commas: {', '.join(KEMS)}. Both ends must have the same, and no visitor goes by the link then. "
         "Needs --tls and a native liboqs.",

@@ -9,6 +9,7 @@ from rtunnel.access.admission import Admission, AdmissionSettings
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.shared_settings import check_liboqs
 from rtunnel.pki import locations
 from rtunnel.proxies import Proxy
 from rtunnel.tls.credentials import load
@@ -73,12 +74,7 @@ def _check_hedge(resolved: Resolved) -> None:
         raise resolved.error("hedge", "needs TLS, into whose keys it mixes others; add --tls")
     if values["data-plane"] == "mux":
         raise resolved.error("data-plane", "mux leaves visitors no way, as none may go by the link with --hedge")
-    from rtunnel.tls.hedge.liboqs import hedges
-
-    try:
-        hedges(values["hedge"])
-    except ConfigError as error:
-        raise resolved.error("hedge", str(error)) from error
+    check_liboqs(resolved)
 
 
 def decide_admission(resolved: Resolved) -> AdmissionSettings:

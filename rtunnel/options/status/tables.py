@@ -81,7 +81,9 @@ def _facts(found: Mapping[str, Any]) -> str:
         facts.append(f"signaling {found['signaling']['url']} {'up' if found['signaling']['up'] else 'down'}")
     if "identity" in found:
         trust = "closed" if found["identity"]["closed"] else "open: it trusts whoever the signaling server shows it"
-        facts.append(f"fingerprint {found['identity']['fingerprint']} ({trust})")
+        signature = found["identity"].get("signature", "")
+        second = f", {signature}" if "+" in signature else ""
+        facts.append(f"fingerprint {found['identity']['fingerprint']}{second} ({trust})")
     for key, text in (
         ("connections", "connections"),
         ("hosts", "hosts"),
@@ -181,7 +183,7 @@ def _peers(found: Sequence[Mapping[str, Any]]) -> Table:
 def _seal(peer: Mapping[str, Any]) -> str:
     sealed = peer["sealed"]
     if sealed:
-        return f"{sealed['group']}, {sealed['signature']}, {sealed['name']}"
+        return f"{_tls(sealed)}, {sealed['name']}"
     return "no" if peer["connected"] else ""
 
 

@@ -43,6 +43,8 @@ def what_to_type(code: InvitationCode, terms: Terms, settings: HostSettings) -> 
     words += ["--signal", settings.signal.url.text]
     if settings.signal.token is not None:
         words += ["--token", "TOKEN"]
+    if settings.hedge:
+        words += ["--hedge", ",".join(settings.hedge)]
     return shlex.join(words)
 
 

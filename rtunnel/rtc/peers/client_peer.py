@@ -11,19 +11,14 @@ from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Peer
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.announced import not_enough
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.webrtc.signaling import ANSWER, Extension, read_description, read_refusal
-
-#: Why an answer is not accepted in which the host does not announce sealed channels.
-NOT_SEALED = (
-    "the answer does not say that it seals its channels, and only such hosts are accepted here; its rtunnel is too "
-    "old, or somebody on the way has changed the answer"
-)
 
 
 class Client(Protocol):
@@ -112,16 +107,15 @@ class ClientPeer(Peer):
             return
         description = read_description(ANSWER, payload)
         extension = description.extension
-        seals = extension is not None and extension.seal
-        if not self.is_answered and not seals and self.sealing.trust.is_closed:
+        if not self.is_answered and (bad := not_enough(self.sealing, extension)) is not None:
             self.is_refused = True
-            self.give_up(NOT_SEALED)
+            self.give_up(bad.why)
             return
         self.connection.take_answer(description.sdp)
         if not self.is_answered:
             self.peer_extension = extension
             self.is_answered = True
-            if seals:
+            if extension is not None and extension.seal:
                 self.seal()
 
     def ready(self) -> None:

@@ -20,7 +20,7 @@ from rtunnel.rtc.offered import Service, meant
 from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.peer import Peer
 from rtunnel.rtc.rights.uses import Uses
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams

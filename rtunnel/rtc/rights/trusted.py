@@ -40,9 +40,10 @@ def identity_of(settings: EndSettings) -> Identity:
         _log.warn("{error}; so this {kind} has another identity at each start", error=error, kind=_kind(settings))
         return ephemeral_identity()
     _log.info(
-        "this {kind}'s fingerprint is {short}{new}",
+        "this {kind}'s fingerprint is {short}{second}{new}",
         kind=_kind(settings),
         short=show_fingerprint(identity.fingerprint),
+        second=f", {identity.signature}" if identity.second is not None else "",
         new=f" (new; its key is in {path})" if is_new else "",
     )
     return identity
@@ -93,8 +94,12 @@ def say_if_open(settings: EndSettings, trust: Trust) -> None:
 
 
 def describe(identity: Identity, trust: Trust) -> dict[str, object]:
-    """Return what the status says of an end: its fingerprint, and whether it is told whom to trust."""
-    return {"fingerprint": show_fingerprint(identity.fingerprint), "closed": trust.is_closed}
+    """Return what the status says of an end: its fingerprint, its keys, and whether it is told whom to trust."""
+    return {
+        "fingerprint": show_fingerprint(identity.fingerprint),
+        "signature": identity.signature,
+        "closed": trust.is_closed,
+    }
 
 
 def clients_file(settings: EndSettings) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -13,14 +13,17 @@ from rtunnel.errors import Code
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.channels import SealedChannels
-from rtunnel.rtc.sealed.session import Confirmation, SealedSession, Sealing, State
-from rtunnel.wire.data.keys import Root
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
+from rtunnel.rtc.sealed.session import SealedSession, State
+from rtunnel.wire.data.keys import Root, client_length, server_length
 from rtunnel.wire.webrtc import seal_control
 from rtunnel.wire.webrtc.channel_messages import encode_reset
 from rtunnel.wire.webrtc.sealed_keys import Side
 
-#: How many seconds the other end has, from the connection to its BIND.
+#: How many seconds the other end has without hedges; see :func:`patience`.
 TIMEOUT = 10.0
+#: How many bytes of KEYS with hedges may take a second more.
+SLOWEST = 20_000
 #: How many seconds the other end has to read why the connection ends.
 LINGER = 1.0
 
@@ -28,6 +31,15 @@ STRIPPED = (
     "this connection is to be sealed, and a channel is not: somebody on the way has changed what the ends announce to "
     "each other; nothing was carried"
 )
+
+
+def patience(names: Sequence[str]) -> float:
+    """Return how many seconds the other end has, from the connection to its BIND.
+
+    :param names: of the hedges.
+    """
+    longer = client_length(names) + server_length(names) - client_length() - server_length()
+    return TIMEOUT + longer / SLOWEST
 
 
 class EndUser(Protocol):
@@ -59,6 +71,7 @@ class SealedEnd:
     :param confirm: returns what confirms an invitation, or None.
     :ivar channels: for streams and flows.
     :ivar session: the control channel.
+    :ivar hedged_with: what is mixed into the keys beside the usual.
     :ivar why: why the connection ends; empty while it does not.
     """
 
@@ -72,6 +85,8 @@ class SealedEnd:
         confirm: Callable[[], Confirmation | None],
     ) -> None:
         self._side = sealing.side
+        self.hedged_with = sealing.hedges.names
+        self._patience = patience(self.hedged_with)
         self._connection = connection
         self._clock = clock
         self._user: EndUser = user
@@ -83,7 +98,7 @@ class SealedEnd:
 
     def connected(self) -> None:
         """Begin: data channels can be used."""
-        self._timer = self._clock.callLater(TIMEOUT, self._too_late)
+        self._timer = self._clock.callLater(self._patience, self._too_late)
         if self._side is Side.CLIENT:
             channel = self._connection.open_channel(seal_control.LABEL, seal_control.PROTOCOL)
             self.session.begin(channel, *self._connection.fingerprints)
@@ -104,9 +119,9 @@ class SealedEnd:
         self._timer = None
         other = self._side.other
         if self.session.state is State.WAITING:
-            why = f"the {other} has not begun to seal within {TIMEOUT:.0f} s, although it announces that it does"
+            why = f"the {other} has not begun to seal within {self._patience:.0f} s, although it announces that it does"
         else:
-            why = f"the {other} has not come to the end of its handshake within {TIMEOUT:.0f} s"
+            why = f"the {other} has not come to the end of its handshake within {self._patience:.0f} s"
         if self.session.group:
             self.session.refuse(Code.TIMEOUT, why)
         else:
@@ -136,7 +151,13 @@ class SealedEnd:
     @property
     def shown(self) -> str:
         """How the connection is sealed, for a log line."""
-        return f"sealed {self.session.group}, {self.session.signature}, {self.name}"
+        exchange = " + ".join((self.session.group, *self.hedged_with))
+        return f"sealed {exchange}, {self.session.signature}, {self.name}"
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory take what has come before the other end is accepted."""
+        return self.channels.held + self.session.held
 
     def tick(self) -> bool:
         """Ask again whether the other end is accepted; return it. Call this once a second."""
@@ -146,7 +167,7 @@ class SealedEnd:
     # From the session
 
     def sealed(self, root: Root) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self.channels.start(root)
         self._user.ready()
         self.channels.take_held()
@@ -154,7 +175,7 @@ class SealedEnd:
         self._say_accepted()
 
     def bound(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._stop_timer()
         self.channels.bound()
         self._say_accepted()
@@ -165,11 +186,11 @@ class SealedEnd:
             self._user.has_room()
 
     def control_closed(self) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         self._clock.callLater(0, self.session.control_is_closed)
 
     def session_over(self, reason: str, *, linger: bool) -> None:
-        """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
+        """See :class:`rtunnel.rtc.sealed.session_user.SessionUser`."""
         if self.why:
             return
         self.why = reason

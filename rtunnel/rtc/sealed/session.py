@@ -8,8 +8,8 @@
     waiting --begin--> greeting --TLS--> binding --BIND--> bound        (:attr:`SealedSession.state`)
        +------------------+-----------------+-------------> over
 
-KEYS go beside TLS, so that the client need not wait a second time. TLS's exporter, whose context has both of them,
-binds them to it; see :mod:`rtunnel.wire.webrtc.sealed_keys`.
+KEYS go beside TLS, so that the client need not wait a second time; see :mod:`rtunnel.rtc.sealed.key_exchange`. TLS's
+exporter, whose context has both of them, binds them to it; see :mod:`rtunnel.wire.webrtc.sealed_keys`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, Protocol
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.access.identities import Identity
-from rtunnel.access.trust import PeerIdentity, Trust, Verdict
+from rtunnel.access.trust import PeerIdentity, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
-from rtunnel.rtc.sealed.self_signed import SelfSigned
+from rtunnel.rtc.sealed.key_exchange import KeyExchange
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
+from rtunnel.rtc.sealed.second import SecondSignatures, Why
+from rtunnel.rtc.sealed.session_user import SessionUser
 from rtunnel.tls.engine import TlsEngine
-from rtunnel.tls.policy import Role
-from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
+from rtunnel.wire.data.keys import Root
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
-from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
+from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, SECOND_LABEL, Ends, Side, bind_key
 
 #: The most bytes that come on a control channel in the life of a connection. A handshake with the largest certificates
-#: of ML-DSA and two CAs above them has 40 KiB.
+#: of ML-DSA and two CAs above them has 40 KiB. With hedges there are as many more as KEYS has more.
 MOST = 256 * 1024
 #: The most messages in TLS; two are known, and later versions may have more.
 MOST_MESSAGES = 64
@@ -49,62 +50,6 @@ IN_BETWEEN = (
     "Whoever runs the signaling server can do that; nothing was carried"
 )
 OTHER_KEYS = "the two ends have different keys: somebody on the way has changed what they agree on; nothing was carried"
-
-
-class Confirmation(Protocol):
-    """Shows the other end that this one knows the code of an invitation, and checks that it does.
-
-    The context names both identities, and both certificates of DTLS as this end sees them.
-    """
-
-    def mine(self, context: bytes) -> bytes:
-        """Return what this end sends, 32 bytes."""
-
-    def check(self, theirs: bytes, context: bytes) -> bool:
-        """Return whether the other end has sent what belongs to the code. Called once."""
-
-
-class Sealing:
-    """What all sealed connections of a process have in common.
-
-    :param side: which end it is.
-    :param identity: who it is.
-    :param trust: whom it accepts.
-    :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
-    """
-
-    def __init__(self, side: Side, identity: Identity, trust: Trust) -> None:
-        self.side = side
-        self.trust = trust
-        self.use(identity)
-
-    def use(self, identity: Identity) -> None:
-        """Be this one in later connections.
-
-        :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
-        """
-        self.identity = identity
-        role = Role.SERVER if self.side is Side.HOST else Role.CLIENT
-        self.credentials = SelfSigned(role, identity.certificate, identity.chain, identity.key)
-
-
-class SessionUser(Protocol):
-    """Is told how a session fares."""
-
-    def sealed(self, root: Root) -> None:
-        """Take note that the other end is accepted, and channels can be used."""
-
-    def bound(self) -> None:
-        """Take note that the other end has accepted this one. A host is told before :meth:`sealed`."""
-
-    def control_closed(self) -> None:
-        """Call :meth:`SealedSession.control_is_closed` in the next turn, unless the connection is lost in this one."""
-
-    def session_over(self, reason: str, *, linger: bool) -> None:
-        """Take note that the connection has to end.
-
-        :param linger: the other end is told why, which takes a moment.
-        """
 
 
 State = Enum("State", "WAITING GREETING BINDING BOUND OVER")
@@ -124,7 +69,8 @@ class SealedSession:
     :ivar state: see the diagram at the top of the module.
     :ivar verdict: what is said of the other end; None: nothing yet.
     :ivar group: the group of the key exchange, such as ``X25519MLKEM768``; empty before TLS is up.
-    :ivar signature: the algorithm of the other end's certificate, such as ``ML-DSA-65``.
+    :ivar signature: the algorithms with which the other end has signed, such as ``ML-DSA-65``; after its BIND with that
+        of its second key, such as ``ML-DSA-65 + Falcon-1024``.
     :ivar fingerprint: of that certificate.
     """
 
@@ -140,11 +86,13 @@ class SealedSession:
         self._confirm: Confirmation | None = None
         self._channel: IChannel | None = None
         self._engine = TlsEngine(sealing.credentials)
-        self._agreement: ClientAgreement | ServerAgreement | None = None
-        self._keys: dict[Side, bytes] = {}
+        self._exchange = KeyExchange(sealing.side, sealing.hedges, self)
+        self._second = SecondSignatures(sealing.side, sealing.identity.second, sealing.run)
         self._digests = b"", b""
         self._ends: Ends | None = None
         self._root: Root | None = None
+        self._bind: Bind | None = None
+        self._is_bind_sent = False
         self._messages = Messages()
         self._identity: PeerIdentity | None = None
         self._came = self._said = 0
@@ -172,16 +120,33 @@ class SealedSession:
         self._digests = own, peers
         self._confirm = self._make_confirm()
         channel.use(self)
+        self._exchange.begin()
+
+    @property
+    def held(self) -> int:
+        """How many bytes the other end has made this one hold for KEYS."""
+        return self._exchange.held
+
+    # From the exchange of KEYS
+
+    def send_keys(self, message: bytes) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        assert self._channel is not None
+        self._channel.send(message)
+
+    def keys_sent(self, waiting: list[bytes]) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        if self.state is State.OVER:
+            return
         if self._side is Side.CLIENT:
-            agreement = self._agreement = ClientAgreement(wish())
-            self._send_keys(agreement.message)
             self._engine.start()
             self._flush()
+        for data in waiting:
+            self._take(data)
 
-    def _send_keys(self, message: bytes) -> None:
-        assert self._channel is not None
-        self._keys[self._side] = message
-        self._channel.send(message)
+    def keys_failed(self, why: str, *, is_ours: bool) -> None:
+        """See :class:`~rtunnel.rtc.sealed.key_exchange.ExchangeUser`."""
+        self._end(why if is_ours else f"the {self._other} broke the protocol of sealed channels: {why}")
 
     def _flush(self) -> None:
         assert self._channel is not None
@@ -196,15 +161,17 @@ class SealedSession:
 
     def message_received(self, data: bytes) -> None:
         """Take KEYS or bytes of TLS."""
+        self._came += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         if self.state is State.OVER:
             return
-        self._came += len(data)
+        most = MOST + self._exchange.longer
         try:
-            if self._came > MOST:
-                raise ValueError(f"more than {MOST} bytes on the control channel")
-            if self._other not in self._keys:
-                self._take_keys(data)
-            else:
+            if self._came > most:
+                raise ValueError(f"more than {most} bytes on the control channel")
+            if not self._exchange.take(data):
                 self._take_tls(data)
         except ValueError as error:
             self._end(f"the {self._other} broke the protocol of sealed channels: {error}")
@@ -221,19 +188,13 @@ class SealedSession:
 
     def control_is_closed(self) -> None:
         """End the connection: without its control channel it cannot be sealed."""
-        if self.state is State.GREETING and self._other not in self._keys:
+        if self.state is State.GREETING and not self._exchange.has_come:
             self._end(
                 f"the {self._other} does not seal, although it announces it: somebody on the way has changed what "
                 "the ends announce to each other, or its rtunnel is being stopped"
             )
         elif self.state is not State.OVER:
             self._end(f"the {self._other} has closed the control channel")
-
-    def _take_keys(self, data: bytes) -> None:
-        if self._side is Side.HOST:
-            agreement = self._agreement = ServerAgreement(data, wish())
-            self._send_keys(agreement.message)
-        self._keys[self._other] = data
 
     def _take_tls(self, data: bytes) -> None:
         engine = self._engine
@@ -268,25 +229,34 @@ class SealedSession:
         }
         dtls = dict(zip((self._side, self._other), self._digests, strict=True))
         ends = self._ends = Ends(digests[Side.HOST], digests[Side.CLIENT], dtls[Side.HOST], dtls[Side.CLIENT])
-        context = ends.exporter_context(self._keys[Side.CLIENT], self._keys[Side.HOST])
-        exported = engine.export(EXPORTER_LABEL, EXPORTER_LENGTH, context)
-        if isinstance(self._agreement, ClientAgreement):
-            self._root = self._agreement.finish(self._keys[Side.HOST], exported)
-        else:
-            assert self._agreement is not None
-            self._root = self._agreement.finish(exported)
-        self._agreement = None
+        context = ends.exporter_context(self._exchange.digest)
+        self._root = self._exchange.finish(engine.export(EXPORTER_LABEL, EXPORTER_LENGTH, context))
         self.group, self.signature, self.fingerprint = peer.group, peer.signature, peer.fingerprint
         self._identity = PeerIdentity(peer.certificate, peer.fingerprint, engine.shown, self._peer_id)
+        self._second.begin(peer.certificate, engine.export(SECOND_LABEL, EXPORTER_LENGTH, context))
         self.state = State.BINDING
         # With an invitation, whoever knows the code is accepted from then on.
         if self._confirm is None and not self._judge():
             return
+        self._second.prove(self._send_bind)
+
+    def _send_bind(self, second: bytes) -> None:
+        ends, root = self._ends, self._root
+        if self.state is not State.BINDING or ends is None or root is None:
+            return
         confirm = b"" if self._confirm is None else self._confirm.mine(ends.context)
-        keys = bind_key(self._root.root, self._side)
-        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm)))
-        if self._side is Side.CLIENT and self._confirm is None:
-            self._user.sealed(self._root)
+        keys = bind_key(root.root, self._side)
+        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm, second)))
+        self._is_bind_sent = True
+        if not self._needs_bind:
+            self._user.sealed(root)
+        if self._bind is not None:
+            self._take_bind(self._bind)
+
+    @property
+    def _needs_bind(self) -> bool:
+        """Whether nothing is carried before the other end's BIND is taken."""
+        return self._side is Side.HOST or self._confirm is not None or self._second.is_awaited
 
     def _say(self, message: bytes) -> None:
         self._engine.send(message)
@@ -302,7 +272,12 @@ class SealedSession:
 
     def judge_again(self) -> bool:
         """Return whether the other end is still accepted; if it is not, the connection is over."""
-        return self.state not in (State.BINDING, State.BOUND) or self.verdict is None or self._judge()
+        if self.state not in (State.BINDING, State.BOUND) or self.verdict is None:
+            return True
+        if self._second.is_unchecked and self._sealing.trust.is_closed:
+            self.refuse(Code.UNAUTHORIZED, f"the {self._side} cannot check the second key of the {self._other}")
+            return False
+        return self._judge()
 
     def _take_message(self, message: Bind | Refusal | None) -> None:
         if self.state is State.OVER:
@@ -313,9 +288,11 @@ class SealedSession:
         if isinstance(message, Refusal):
             self._end(f"the {self._other} refuses this {self._side}: {message.message or message.code}")
         elif isinstance(message, Bind):
-            if self.state is not State.BINDING:
+            if self._bind is not None:
                 raise ValueError("a second bind")
-            self._take_bind(message)
+            self._bind = message
+            if self._is_bind_sent:
+                self._take_bind(message)
 
     def _take_bind(self, bind: Bind) -> None:
         ends, root = self._ends, self._root
@@ -327,6 +304,19 @@ class SealedSession:
         if not compare_digest(bind.keys, bind_key(root.root, self._other)):
             self.refuse(Code.UNAUTHORIZED, OTHER_KEYS)
             return
+        # Whoever comes by an invitation is trusted by his fingerprint from then on.
+        is_open = not self._sealing.trust.is_closed and self._confirm is None
+        self._second.check(bind.second, is_open, self._checked_second)
+
+    def _checked_second(self, why: Why | None) -> None:
+        ends, root, bind = self._ends, self._root, self._bind
+        if self.state is not State.BINDING or ends is None or root is None or bind is None:
+            return
+        if why is not None:
+            self._refuse(Code.UNAUTHORIZED, *why)
+            return
+        if self._second.name:
+            self.signature += f" + {self._second.name}"
         if self._confirm is not None:
             if not bind.confirm or not self._confirm.check(bind.confirm, ends.context):
                 self.refuse(Code.UNAUTHORIZED, "the code of the invitation is wrong")
@@ -335,7 +325,7 @@ class SealedSession:
                 return
         self.state = State.BOUND
         self._user.bound()
-        if self._side is Side.HOST or self._confirm is not None:
+        if self._needs_bind:
             self._user.sealed(root)
 
     # Ends
@@ -352,12 +342,14 @@ class SealedSession:
     def _end(self, reason: str, *, linger: bool = False) -> None:
         if self.state is not State.OVER:
             self.state = State.OVER
+            self._exchange.forget()
             self._user.session_over(reason, linger=linger)
 
     def close(self) -> None:
         """Say nothing more: the connection is over."""
         self.state = State.OVER
-        self._agreement = self._root = self._channel = self._confirm = None
+        self._exchange.forget()
+        self._root = self._channel = self._confirm = self._bind = None
         # No reference cycles.
         forgotten: Any = None
         self._user = self._make_confirm = forgotten

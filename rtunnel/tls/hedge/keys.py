@@ -22,7 +22,15 @@ from twisted.internet.defer import Deferred
 
 from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.wire.data.hedges import IHedge, KeyPieces, why_different
-from rtunnel.wire.data.keys import ClientAgreement, Root, answer, client_length, server_length, wish
+from rtunnel.wire.data.keys import (
+    ClientAgreement,
+    Root,
+    ServerAgreement,
+    answer,
+    client_length,
+    server_length,
+    wish,
+)
 
 
 class Hedges:
@@ -46,13 +54,15 @@ class Hedges:
     def __bool__(self) -> bool:
         return bool(self.names)
 
-    def why_different(self, other: tuple[str, ...], *, is_client: bool) -> str:
+    def why_different(self, other: tuple[str, ...], *, is_client: bool, server: str = "server") -> str:
         """Return why nothing may be carried; empty: the other end has the same hedges.
 
         :param other: what the other end has announced; empty: nothing, or it knows no hedges.
         :param is_client: whether this end is the client.
+        :param server: what to call the other one.
         """
-        return why_different(self.names, other) if is_client else why_different(other, self.names)
+        client_names, server_names = (self.names, other) if is_client else (other, self.names)
+        return why_different(client_names, server_names, server)
 
     def client_pieces(self) -> KeyPieces:
         """Return what puts the client's KEYS together."""
@@ -65,6 +75,13 @@ class Hedges:
     def agree(self) -> Deferred[ClientAgreement]:
         """Make the client's keys in a thread."""
         return self._threads.run(partial(ClientAgreement, wish(), self._kems))
+
+    def respond(self, payload: bytes) -> Deferred[ServerAgreement]:
+        """Make the server's keys in a thread, before there is an exporter; the root follows when it is there.
+
+        :param payload: the client's KEYS. If it is malformed, the Deferred fails with :class:`ValueError`.
+        """
+        return self._threads.run(partial(ServerAgreement, payload, wish(), self._kems))
 
     def answer(self, payload: bytes, exported: bytes) -> Deferred[tuple[bytes, Root]]:
         """Make the server's keys in a thread; see :func:`~rtunnel.wire.data.keys.answer`."""

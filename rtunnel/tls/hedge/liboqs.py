@@ -1,8 +1,8 @@
-"""KEMs of liboqs, the C library of the project Open Quantum Safe.
+"""KEMs and signatures of liboqs, the C library of the project Open Quantum Safe.
 
-It is called directly, by six functions that all its releases since 0.8 have. The package ``liboqs-python`` is of no use
-at run time: it takes its own version of the library only, and an import without one downloads and builds one. But it
-is a way to get the library (docs/installing.rst), so its folder is among those that are searched.
+It is called directly, by a few functions that all its releases since 0.8 have. The package ``liboqs-python`` is of no
+use at run time: it takes its own version of the library only, and an import without one downloads and builds one. But
+it is a way to get the library (docs/installing.rst), so its folder is among those that are searched.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtunnel.errors import ConfigError
+from rtunnel.tls.hedge.schemes import SCHEMES, Scheme
 from rtunnel.wire.data.hedges import KEMS, SECRET, Kem, ordered
 
 #: The environment variable that says where liboqs is installed, the same as liboqs-python's.
@@ -26,7 +27,10 @@ _FILES = {
     "darwin": ("lib/liboqs.dylib",),
     "win32": ("bin/oqs.dll", "bin/liboqs.dll"),
 }.get(sys.platform, ("lib/liboqs.so", "lib64/liboqs.so"))
-_FUNCTIONS = ("OQS_init", "OQS_version", "OQS_KEM_new", "OQS_KEM_keypair", "OQS_KEM_encaps", "OQS_KEM_decaps")
+_FUNCTIONS = (
+    *("OQS_init", "OQS_version", "OQS_KEM_new", "OQS_KEM_keypair", "OQS_KEM_encaps", "OQS_KEM_decaps"),
+    *("OQS_SIG_new", "OQS_SIG_keypair", "OQS_SIG_sign", "OQS_SIG_verify"),
+)
 # What a KEM was called since liboqs had to tell it from a newer variant.
 _NEWER_NAMES = {"FrodoKEM-1344-AES": "eFrodoKEM-1344-AES"}
 
@@ -43,6 +47,19 @@ class _KemHeader(ctypes.Structure):
         ("length_secret_key", ctypes.c_size_t),
         ("length_ciphertext", ctypes.c_size_t),
         ("length_shared_secret", ctypes.c_size_t),
+    )
+
+
+class _SignatureHeader(ctypes.Structure):
+    """The beginning of the struct OQS_SIG. Between level and lengths are some bytes of flags, fewer than eight."""
+
+    _fields_ = (
+        ("method_name", ctypes.c_char_p),
+        ("alg_version", ctypes.c_char_p),
+        ("claimed_nist_level", ctypes.c_uint8),
+        ("length_public_key", ctypes.c_size_t),
+        ("length_secret_key", ctypes.c_size_t),
+        ("length_signature", ctypes.c_size_t),
     )
 
 
@@ -85,6 +102,47 @@ class NativeKem:
         return secret.raw
 
 
+class NativeSignature:
+    """One signature scheme. It may be used in several threads at once.
+
+    :param library: the library, with the types of its functions.
+    :param handle: what its function OQS_SIG_new has returned.
+    """
+
+    def __init__(self, scheme: Scheme, library: Any, handle: Any) -> None:
+        self.scheme = scheme
+        self._library = library
+        self._handle = handle
+        #: How many bytes a private key has.
+        self.private_length = int(handle.contents.length_secret_key)
+
+    def generate(self) -> tuple[bytes, bytes]:
+        """Return a new public key, and its private key."""
+        public = ctypes.create_string_buffer(self.scheme.public_key)
+        private = ctypes.create_string_buffer(self.private_length)
+        if self._library.OQS_SIG_keypair(self._handle, public, private):
+            raise RuntimeError(f"liboqs makes no key of {self.scheme.name}")
+        return public.raw, private.raw
+
+    def sign(self, message: bytes, private_key: bytes) -> bytes:
+        """Return a signature.
+
+        :raises ValueError: the key is bad.
+        """
+        signature, length = ctypes.create_string_buffer(self.scheme.signature), ctypes.c_size_t(self.scheme.signature)
+        arguments = (signature, ctypes.byref(length), message, len(message), private_key)
+        if len(private_key) != self.private_length or self._library.OQS_SIG_sign(self._handle, *arguments):
+            raise ValueError(f"a bad private key of {self.scheme.name}")
+        return signature.raw[: length.value]
+
+    def verify(self, message: bytes, signature: bytes, public_key: bytes) -> bool:
+        """Return whether the owner of *public_key* has signed *message*."""
+        if len(public_key) != self.scheme.public_key or not 0 < len(signature) <= self.scheme.signature:
+            return False
+        arguments = (message, len(message), signature, len(signature), public_key)
+        return not self._library.OQS_SIG_verify(self._handle, *arguments)
+
+
 class Liboqs:
     """A liboqs that has been loaded.
 
@@ -106,6 +164,12 @@ class Liboqs:
         pointers = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
         library.OQS_KEM_keypair.argtypes = pointers
         library.OQS_KEM_encaps.argtypes = library.OQS_KEM_decaps.argtypes = [*pointers, ctypes.c_char_p]
+        library.OQS_SIG_new.restype = ctypes.POINTER(_SignatureHeader)
+        library.OQS_SIG_new.argtypes = [ctypes.c_char_p]
+        library.OQS_SIG_keypair.argtypes = pointers
+        data = [ctypes.c_char_p, ctypes.c_size_t]
+        library.OQS_SIG_sign.argtypes = [*pointers[:2], ctypes.c_void_p, *data, ctypes.c_char_p]
+        library.OQS_SIG_verify.argtypes = [ctypes.c_void_p, *data, *data, ctypes.c_char_p]
         library.OQS_init()
         self.version = str(library.OQS_version().decode("ascii", "replace"))
 
@@ -132,6 +196,31 @@ class Liboqs:
             raise ConfigError(f"{self} has another {name}: {found} instead of {wanted}; use another version of it")
         raise ConfigError(f"{self} was built without {name}; build it with this algorithm, or leave it out of --hedge")
 
+    def signature(self, name: str) -> NativeSignature:
+        """Return one of :data:`~rtunnel.tls.hedge.schemes.SCHEMES`.
+
+        :raises ConfigError: this library does not have it, or has another one by its name.
+        """
+        scheme = SCHEMES[name]
+        handle = self._library.OQS_SIG_new(name.encode("ascii"))
+        if not handle:
+            raise ConfigError(f"{self} was built without {name}; build it with this algorithm")
+        has = handle.contents
+        if (has.length_public_key, has.length_signature) != (scheme.public_key, scheme.signature):
+            raise ConfigError(
+                f"{self} has another {name}: {has.length_public_key} bytes of public key and {has.length_signature} of "
+                f"signature instead of {scheme.public_key} and {scheme.signature}; use another version of it"
+            )
+        return NativeSignature(scheme, self._library, handle)
+
+
+def signature(name: str) -> NativeSignature:
+    """Return what computes one of :data:`~rtunnel.tls.hedge.schemes.SCHEMES`.
+
+    :raises ConfigError: the library is missing, or lacks it.
+    """
+    return load().signature(name)
+
 
 def _places() -> Iterator[str]:
     """Yield where liboqs may be: where the operator says, where the system has it, where liboqs-python puts it."""
@@ -149,11 +238,8 @@ def _places() -> Iterator[str]:
 
 
 @cache
-def load() -> Liboqs:
-    """Return the library of this machine.
-
-    :raises ConfigError: there is none, or it cannot be used.
-    """
+def look() -> Liboqs | str:
+    """Return the library of this machine, or why there is none. To look again costs processes of the system's."""
     broken = ""
     for place in _places():
         if Path(place).is_absolute() and not Path(place).exists():
@@ -162,11 +248,24 @@ def load() -> Liboqs:
             return Liboqs(ctypes.CDLL(place), place)
         except OSError as error:
             broken = f"; {place} cannot be loaded: {error}"
+        except ConfigError as error:
+            return str(error)
     where = f"in {os.environ[VARIABLE]} ({VARIABLE})" if os.environ.get(VARIABLE) else "on this machine"
-    raise ConfigError(
+    return (
         f"needs the native library liboqs, and there is none {where}{broken}; install your system's package, or build "
         f"one and say where it is by {VARIABLE}: see 'liboqs, for --hedge' in docs/installing.rst"
     )
+
+
+def load() -> Liboqs:
+    """Return the library of this machine.
+
+    :raises ConfigError: there is none, or it cannot be used.
+    """
+    found = look()
+    if isinstance(found, str):
+        raise ConfigError(found)
+    return found
 
 
 def hedges(names: Sequence[str]) -> tuple[NativeKem, ...]:

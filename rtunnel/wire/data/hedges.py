@@ -84,16 +84,17 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in KEMS if name in wanted)
 
 
-def why_different(client: Sequence[str], server: Sequence[str]) -> str:
+def why_different(client: Sequence[str], server: Sequence[str], called: str = "server") -> str:
     """Return why nothing may be carried, as both ends must have the same hedges; empty: they have.
 
     :param client: the names that the client mixes in.
     :param server: the names that the server mixes in.
+    :param called: what to call the server.
     """
     if tuple(client) == tuple(server):
         return ""
     one, other = (f"--hedge {','.join(names)}" if names else "no --hedge" for names in (client, server))
-    return f"the client has {one}, the server {other}; nothing is carried before both have the same"
+    return f"the client has {one}, the {called} {other}; nothing is carried before both have the same"
 
 
 def cut(payload: bytes) -> list[bytes]:

@@ -4,13 +4,15 @@
     message = length json                   ; in TLS; the length is a u32, big-endian
     json    = bind / refusal                ; others are for later versions
 
-A bind says which certificates its sender sees in DTLS, and shows that it has the root of all keys. A refusal says why
-its sender ends the connection.
+A bind says which certificates its sender sees in DTLS, and shows that it has the root of all keys, and the second key
+of its identity, if that has one. A refusal says why its sender ends the connection.
 """
 
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
+from binascii import Error
 from dataclasses import dataclass
 from struct import Struct
 
@@ -22,6 +24,8 @@ LABEL = "rtunnel-control"
 PROTOCOL = "seal"
 #: The longest message, in bytes, without its length.
 MAX_MESSAGE = 16384
+#: The longest proof of a second key, in bytes. That of SLH-DSA-SHA2-128s, which nobody makes yet, would have 7,890.
+MAX_SECOND = 8192
 
 _LENGTH = Struct("!I")
 _DIGEST = 32
@@ -35,12 +39,15 @@ class Bind:
     :ivar client: of the client's.
     :ivar keys: see :func:`rtunnel.wire.webrtc.sealed_keys.bind_key`.
     :ivar confirm: that the sender knows the code of an invitation; empty without one.
+    :ivar second: that the sender has the second key that its certificate names, at most :data:`MAX_SECOND` bytes; see
+        :mod:`rtunnel.tls.hedge.second`. Empty without one.
     """
 
     host: bytes
     client: bytes
     keys: bytes
     confirm: bytes = b""
+    second: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ def encode_bind(bind: Bind) -> bytes:
     }
     if bind.confirm:
         value["confirm"] = bind.confirm.hex()
+    if bind.second:
+        value["second"] = b64encode(bind.second).decode("ascii")
     return _framed(value)
 
 
@@ -98,7 +107,7 @@ def _decode(text: bytes) -> Bind | Refusal | None:
     if not isinstance(seen, dict):
         raise ValueError("a bind without the certificates that its sender sees")
     confirm = b"" if "confirm" not in value else _digest(value, "confirm")
-    return Bind(_digest(seen, "host"), _digest(seen, "client"), _digest(value, "keys"), confirm)
+    return Bind(_digest(seen, "host"), _digest(seen, "client"), _digest(value, "keys"), confirm, _second(value))
 
 
 def _shown(text: str) -> str:
@@ -118,6 +127,19 @@ def _digest(value: dict[str, object], key: str) -> bytes:
     if len(digest) != _DIGEST:
         raise ValueError(f"a bind whose {key} is not 32 bytes")
     return digest
+
+
+def _second(value: dict[str, object]) -> bytes:
+    text = value.get("second", "")
+    if not isinstance(text, str):
+        raise ValueError("a bind whose second is not text")
+    try:
+        proof = b64decode(text, validate=True)
+    except (ValueError, Error):
+        raise ValueError("a bind whose second is not base64") from None
+    if len(proof) > MAX_SECOND:
+        raise ValueError(f"a bind whose second has more than {MAX_SECOND} bytes")
+    return proof
 
 
 def _no_constant(name: str) -> float:

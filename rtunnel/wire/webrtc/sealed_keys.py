@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
 
 from rtunnel.wire.data.seal import expand
 
-#: The label for the exporter (RFC 8446, section 7.5), and how many bytes are wanted of it.
+#: The label for the exporter (RFC 8446, section 7.5), with which roots are made, and how many bytes are wanted of it.
 EXPORTER_LABEL = b"EXPORTER-rtunnel-webrtc"
 EXPORTER_LENGTH = 32
+#: The label for what second keys sign.
+SECOND_LABEL = b"EXPORTER-rtunnel-webrtc-second"
 #: The largest ordinal: it is sent in 64 bits.
 MAX_ORDINAL = 2**64 - 1
 
@@ -53,13 +54,12 @@ class Ends:
         """All of them, 128 bytes."""
         return self.host + self.client + self.host_dtls + self.client_dtls
 
-    def exporter_context(self, client_keys: bytes, host_keys: bytes) -> bytes:
+    def exporter_context(self, keys: bytes) -> bytes:
         """Return the context for the exporter, 160 bytes.
 
-        :param client_keys: the client's KEYS.
-        :param host_keys: the host's KEYS.
+        :param keys: SHA-256 of the client's KEYS and the host's behind it.
         """
-        return self.context + sha256(client_keys + host_keys).digest()
+        return self.context + keys
 
 
 def bind_key(root: bytes, side: Side) -> bytes:

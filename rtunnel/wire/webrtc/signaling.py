@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Final
 
 from rtunnel.errors import BadSignal
-from rtunnel.wire.messages import clean_text
+from rtunnel.wire.messages import clean_text, read_hedges
 
 #: The longest message that our signaling server accepts by default, in bytes.
 MAX_MESSAGE = 65536
@@ -128,6 +128,7 @@ class Extension:
     :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
     :ivar ice_restart: whether another offer in the same session keeps the connection.
     :ivar seal: whether it seals its channels, if the other end does.
+    :ivar hedge: the KEMs beside ML-KEM whose secrets it mixes into the keys of sealed channels, in their order.
     :ivar invitation: of a client, the number of the invitation by which it comes; empty: none.
     """
 
@@ -136,6 +137,7 @@ class Extension:
     ice_restart: bool = False
     seal: bool = False
     invitation: str = ""
+    hedge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def description_payload(kind: str, description: Description) -> dict[str, object
             "initial_credit": extension.initial_credit,
             "ice_restart": extension.ice_restart,
             **({"seal": SEAL} if extension.seal else {}),
+            **({"hedge": list(extension.hedge)} if extension.hedge else {}),
             **({"invitation": extension.invitation} if extension.invitation else {}),
         }
     return payload
@@ -212,7 +215,14 @@ def _extension(value: object) -> Extension | None:
     seals = isinstance(seal, int) and not isinstance(seal, bool) and seal >= SEAL
     invitation = value.get("invitation")
     is_number = isinstance(invitation, str) and len(invitation) <= MAX_INVITATION and invitation.isdecimal()
-    return Extension(credit, VERSION, value.get("ice_restart") is True, seals, str(invitation) if is_number else "")
+    return Extension(
+        credit,
+        VERSION,
+        value.get("ice_restart") is True,
+        seals,
+        str(invitation) if is_number else "",
+        read_hedges(value.get("hedge")),
+    )
 
 
 # Candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def test_what_the_other_person_types(services: list[ServiceSettings], terms: Ter
 
 def test_a_token_is_not_printed() -> None:
     assert what_to_type(CODE, Terms(), settings(WEB, token="very secret")).endswith(" --token TOKEN")
+
+
+def test_the_other_person_needs_the_same_hedges() -> None:
+    command = what_to_type(CODE, Terms(), replace(settings(WEB), hedge=("FrodoKEM-1344-AES",)))
+    assert command.endswith(" --signal wss://signal.example.org --hedge FrodoKEM-1344-AES")
 
 
 def test_terms() -> None:

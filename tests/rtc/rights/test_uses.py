@@ -141,6 +141,7 @@ async def test_a_limit_that_comes_while_bytes_pass(rtc: World) -> None:
     host = rtc.host(server, service.port)
     client = rtc.client(server)
     await rtc.connected(client)
+    await until(lambda: all(peer.is_connected for peer in host.peers), "the host")
     visitor = await rtc.visitor(client)
     visitor.send(b"hello")
     peer = await service.peer()
@@ -176,6 +177,7 @@ async def test_two_connections_share_it(rtc: World) -> None:
     host = rtc.host(server, service.port)
     client = rtc.client(server)
     await rtc.connected(client)
+    await until(lambda: all(peer.is_connected for peer in host.peers), "the host")
     let(host, ClientRights(rate=100 * KB))
     visitors = [await rtc.visitor(client) for _ in range(2)]
     began = host.reactor.seconds()
@@ -192,6 +194,7 @@ async def test_status(rtc: World) -> None:
     host = rtc.host(server, service.port, ServiceSettings("dns", udp(echo.address[1])))
     client = rtc.client(server, forward(""), ForwardSettings("dns", udp(0)))
     await rtc.connected(client)
+    await until(lambda: all(peer.is_connected for peer in host.peers), "the host")
     [at_host] = host.peers
     until_then = datetime(2030, 1, 1, tzinfo=UTC)
     let(host, ClientRights(frozenset({"", "dns"}), 7, 10**6, until_then))
@@ -204,6 +207,7 @@ async def test_status(rtc: World) -> None:
         assert (await program.gets())[0] == b"123"
         assert look(host)["identity"] == {
             "fingerprint": show_fingerprint(host.identity.fingerprint),
+            "signature": "ML-DSA-65",
             "closed": False,
         }
         [peer] = look(host)["peers"]

@@ -12,7 +12,8 @@ from rtunnel.access.identities import Identity, ephemeral_identity
 from rtunnel.access.trust import OpenTrust, PeerIdentity, Trust, Verdict
 from rtunnel.rtc.sealed.channel import SealedChannel
 from rtunnel.rtc.sealed.end import SealedEnd
-from rtunnel.rtc.sealed.session import Confirmation, Sealing
+from rtunnel.rtc.sealed.sealing import Confirmation, Sealing
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.wire.webrtc.sealed_keys import Side
 from tests.rtc.fake_channel import FakeChannel
 from tests.rtc.fakes import FakeChannelUser, FakeConnection, FakeNetwork, FakePeer
@@ -78,10 +79,11 @@ class MemoryEnd(FakePeer):
         trust: Trust | None,
         confirm: Confirmation | None,
         who: Identity | None,
+        hedges: Hedges | None,
     ) -> None:
         super().__init__()
         self.connection = Connection(network, self, side)
-        self.sealing = Sealing(side, who or identity(side), trust or OpenTrust())
+        self.sealing = Sealing(side, who or identity(side), trust or OpenTrust(), hedges or Hedges(None, ()))
         peer_id = "cottage" if side is Side.CLIENT else ""
         self.end = SealedEnd(self.sealing, self.connection, peer_id, clock, self, lambda: confirm)
         self.news: list[str] = []
@@ -143,6 +145,7 @@ class Pair:
 
     :param host_trust: whom the host accepts; None: everybody.
     :param client_trust: whom the client accepts.
+    :param hedges: of the host and of the client.
     """
 
     def __init__(
@@ -151,11 +154,13 @@ class Pair:
         client_trust: Trust | None = None,
         confirm: tuple[Confirmation | None, Confirmation | None] = (None, None),
         client: Identity | None = None,
+        host: Identity | None = None,
+        hedges: tuple[Hedges | None, Hedges | None] = (None, None),
     ) -> None:
         self.network = FakeNetwork()
         self.clock = Clock()
-        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], None)
-        self.client = MemoryEnd(self.network, self.clock, Side.CLIENT, client_trust, confirm[1], client)
+        self.host = MemoryEnd(self.network, self.clock, Side.HOST, host_trust, confirm[0], host, hedges[0])
+        self.client = MemoryEnd(self.network, self.clock, Side.CLIENT, client_trust, confirm[1], client, hedges[1])
         self.ends = self.host, self.client
 
     def connect(self) -> Pair:

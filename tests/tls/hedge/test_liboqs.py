@@ -54,6 +54,13 @@ class Drbg:
         return found
 
 
+#: The same of signatures, from tests/KATs/sig/kats.json (PQCgenKAT_sign.c).
+KNOWN_SIGNATURES = {
+    "Falcon-1024": "e699d88eb214fef30597385f40814baeb84ac505d5f05f5c257b0726fc4530b8",
+    "MAYO-5": "9a2ede41913131ab479c2581a1a8e86b97222d800aeb16bf67f6163481f2d587",
+}
+
+
 @pytest.fixture
 def library() -> Iterator[Any]:
     """The library, whose random bytes the test decides by its attribute ``drbg``."""
@@ -85,6 +92,27 @@ def test_known_answers(name: str, library: Any) -> None:
     fields = {"seed": seed, "pk": public, "sk": private, "ct": ciphertext, "ss": secret}
     entry = "count = 0\n" + "".join(f"{key} = {value.hex().upper()}\n" for key, value in fields.items())
     assert sha256(entry.encode()).hexdigest() == KNOWN_ANSWERS[name]
+
+
+@pytest.mark.parametrize("name", KNOWN_SIGNATURES)
+def test_known_signatures(name: str, library: Any) -> None:
+    seed, message = library.drbg.take(48), library.drbg.take(33)
+    library.drbg = Drbg(seed)
+    scheme = liboqs.signature(name)
+    public, private = scheme.generate()
+    signature = scheme.sign(message, private)
+    assert scheme.verify(message, signature, public)
+    # How each of them joins message and signature in NIST's files.
+    signed = {
+        "Falcon-1024": (len(signature) - 40).to_bytes(2, "big") + signature[1:41] + message + b"\x2a" + signature[41:],
+        "MAYO-5": signature + message,
+    }[name]
+    entry = (
+        f"count = 0\nseed = {seed.hex().upper()}\nmlen = 33\nmsg = {message.hex().upper()}\n"
+        f"pk = {public.hex().upper()}\nsk = {private.hex().upper()}\n"
+        f"smlen = {len(signed)}\nsm = {signed.hex().upper()}\n"
+    )
+    assert sha256(entry.encode()).hexdigest() == KNOWN_SIGNATURES[name]
 
 
 @pytest.mark.parametrize("names", [[MCELIECE], [FRODO], [FRODO, MCELIECE]])

@@ -45,12 +45,12 @@ def _library(kems: dict[str, tuple[int, int, int]], version: bytes = b"0.16.0") 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Nothing is installed, until the test says what the system has."""
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     monkeypatch.delenv("OQS_INSTALL_PATH", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(liboqs, "find_library", lambda _name: None)
     yield lambda found: monkeypatch.setattr(liboqs, "find_library", lambda name: found if name == "oqs" else None)
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
 
 
 @pytest.fixture
@@ -105,6 +105,10 @@ def test_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^needs the native library liboqs, and there is none on this machine; "):
         liboqs.hedges([FRODO])
     monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path))
+    # It is not looked for with each connection that needs it.
+    with pytest.raises(ConfigError, match=r"and there is none on this machine; "):
+        liboqs.load()
+    liboqs.look.cache_clear()
     with pytest.raises(ConfigError, match=rf"and there is none in {re.escape(str(tmp_path))} \(OQS_INSTALL_PATH\); "):
         liboqs.load()
 
@@ -127,10 +131,10 @@ def test_where_it_is_looked_for(
         file.parent.mkdir(parents=True)
         file.touch()
     liboqs.load()
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     looked("liboqs.so.9")
     liboqs.load()
-    liboqs.load.cache_clear()
+    liboqs.look.cache_clear()
     monkeypatch.setenv("OQS_INSTALL_PATH", str(tmp_path / "given"))
     liboqs.load()
     assert loaded == [str(theirs), "liboqs.so.9", str(given)]

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import Code
-from rtunnel.wire.webrtc.seal_control import MAX_MESSAGE, Bind, Messages, Refusal, encode_bind, encode_refusal
+from rtunnel.tls.hedge.second import MOST_PROOF
+from rtunnel.wire.webrtc.seal_control import (
+    MAX_MESSAGE,
+    MAX_SECOND,
+    Bind,
+    Messages,
+    Refusal,
+    encode_bind,
+    encode_refusal,
+)
 
 DIGESTS = st.binary(min_size=32, max_size=32)
 
@@ -31,8 +40,35 @@ def test_binds_cut_anywhere(host: bytes, client: bytes, keys: bytes, confirm: by
 
 def test_bytes_of_a_bind() -> None:
     text = b'{"dtls":{"host":"' + b"01" * 32 + b'","client":"' + b"02" * 32 + b'"},"keys":"' + b"03" * 32
-    text += b'","confirm":"' + b"04" * 32 + b'"}'
-    assert encode_bind(Bind(b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32)) == struct.pack("!I", len(text)) + text
+    text += b'","confirm":"' + b"04" * 32 + b'","second":"BQU="}'
+    bind = Bind(b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32, b"\5\5")
+    assert encode_bind(bind) == struct.pack("!I", len(text)) + text
+    assert Messages().feed(encode_bind(bind)) == [bind]
+
+
+def test_the_longest_proof_fits() -> None:
+    assert MOST_PROOF <= MAX_SECOND
+    bind = Bind(bytes(32), bytes(32), bytes(32), bytes(32), b"\xff" * MAX_SECOND)
+    assert len(encode_bind(bind)) <= 4 + MAX_MESSAGE
+    assert Messages().feed(encode_bind(bind)) == [bind]
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (5, "is not text"),
+        (None, "is not text"),
+        ("=", "is not base64"),
+        ("AAAA AAAA", "is not base64"),
+        ("AAAAA", "is not base64"),
+        ("\u00e4AAA", "is not base64"),
+        ("A" * (4 * MAX_SECOND // 3 + 4 & ~3), f"has more than {MAX_SECOND} bytes"),
+    ],
+)
+def test_malformed_proofs(second: object, why: str) -> None:
+    value = {"dtls": {"host": "0" * 64, "client": "0" * 64}, "keys": "1" * 64, "second": second}
+    with pytest.raises(ValueError, match=rf"^a bind whose second {why}$"):
+        Messages().feed(framed(value))
 
 
 def test_a_refusal_is_cleaned() -> None:
