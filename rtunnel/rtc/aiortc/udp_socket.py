@@ -185,7 +185,7 @@ class UdpTransport(asyncio.DatagramTransport):
         return fits
 
     def _keep(self, data: bytes, segment: int, addr: tuple[Any, ...]) -> None:
-        if self._kept + len(data) > MAX_KEPT:
+        if self._kept + len(data) > MAX_KEPT or self._is_closing:
             return
         if not self._waiting:
             self._loop.add_writer(self._socket, self._writable)
