@@ -14,6 +14,13 @@ from rtunnel.endpoint_strings import suggestion
 from rtunnel.options.base import BaseOptions, help_width, option_hint, unbroken
 
 
+def _unknown_command(error: usage.UsageError) -> str:
+    """Return the command that Twisted does not know; empty if *error* is about something else."""
+    text = str(error)
+    unknown = text.removeprefix("Unknown command: ")
+    return unknown if unknown != text else ""
+
+
 class Verb(BaseOptions):
     """A command. :meth:`run` does its work, once all options have been checked."""
 
@@ -82,9 +89,8 @@ class Verbs(Verb):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            text = str(error)
-            unknown = text.removeprefix("Unknown command: ")
-            if unknown == text:
+            unknown = _unknown_command(error)
+            if not unknown:
                 raise
             hint = suggestion(unknown, self._names()) or f"; see '{' '.join(self.words())} --help'"
             raise usage.UsageError(f"'{unknown}' is not a command{hint}") from None
@@ -124,9 +130,8 @@ class PluginVerbs(BaseOptions):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            text = str(error)
-            unknown = text.removeprefix("Unknown command: ")
-            if unknown == text:
+            unknown = _unknown_command(error)
+            if not unknown:
                 raise
             hint = suggestion(unknown, [name for name, *_ in self.subCommands])
             raise usage.UsageError(f"'{unknown}' is not an option{hint or '; options begin with two dashes'}") from None
