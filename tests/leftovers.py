@@ -28,6 +28,8 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests import watched
+
 TURNS = 20
 """After so many turns of the reactor, what is still there counts as left behind."""
 SLOW_TURN = 0.01
@@ -82,7 +84,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     log = item.stash.get(_log_key, None)
     if report.failed and log is not None and log.events:
-        report.sections.append(("twisted log", log.text()))
+        report.sections += [("twisted log", log.text()), ("sockets of this process", watched.sockets())]
     if report.when == "teardown" and log is not None:
         # An event keeps alive what it mentions: links, failures, frames.
         del item.stash[_log_key]
@@ -102,6 +104,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest, twisted_greenlet: objec
     finally:
         globalLogPublisher.removeObserver(log)
     lines = [f"left in the reactor: {thing!r}" for thing in left]
+    lines += [f"closed, and left in the selector: {watched.forget(fd)}" for fd in watched.stale()]
     lines += [f"logged: {error.getTraceback() if error.frames else error.value!r}" for error in log.errors]
     for thing in left:
         _dispose(thing)

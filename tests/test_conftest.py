@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 LEFTOVERS = """
     import gc
+    import socket
     import pytest_twisted
     from twisted.internet import defer, protocol, reactor, task
     from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -70,6 +71,12 @@ LEFTOVERS = """
         except ZeroDivisionError:
             log.failure("oh")
         flush_logged_errors(KeyError)
+
+    def test_bad_closed_and_still_watched():
+        ours, theirs = socket.socketpair()
+        reactor._asyncioEventloop.add_reader(ours, print)
+        ours.close()
+        theirs.close()
 
     def test_bad_unhandled_in_deferred():
         defer.fail(KeyError("nobody listens"))
@@ -174,7 +181,9 @@ def test_leftovers(suite: pytest.Pytester) -> None:
     assert "FAILED" not in seen
     result.stdout.fnmatch_lines(["*logged: LoggedError*no bananas*"])
     result.stdout.fnmatch_lines(["*left in the reactor: <DelayedCall*"])
+    result.stdout.fnmatch_lines(["*left in the selector: descriptor * events 1*"])
     result.stdout.fnmatch_lines(["*twisted log*"])
+    result.stdout.fnmatch_lines(["*network net:*"])
 
 
 def test_skips_are_skips_without_the_option(suite: pytest.Pytester) -> None:

@@ -136,11 +136,11 @@ def test_the_doctor(tls: UnderTls, serve: Callable[..., Service], tmp_path: Path
 def test_peer_connections(serve: Callable[..., Service], start_rtc: Callable[..., RtcTunnel]) -> None:
     service = serve(get=get, count=count, GET=page("hedged"))
     tunnel = start_rtc(service.address, host=[BOTH], client=[BOTH])
+    assert fetch(tunnel.local) == "hedged"
     words = f"sealed X25519MLKEM768 + {MCELIECE} + {FRODO}, ML-DSA-65, "
     for process, event in ((tunnel.client, "connected to host "), (tunnel.host, " connected: ")):
         [line] = lines_with(process, event)
         assert words in line
-    assert fetch(tunnel.local) == "hedged"
     with tunnel.visit(b"get %d 7" % AMOUNT) as down:
         assert read_all(down) == expected(AMOUNT, 7)
     with tunnel.visit(b"count") as up:

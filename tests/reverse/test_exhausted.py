@@ -308,7 +308,9 @@ async def test_client_makes_no_data_connection_that_visitors_would_have_to_give_
     server = ServerByHand()
     server.capabilities = [*CAPABILITIES, *(["direct-only"] if made else [])]
     await server.start(world, (8080, 9))
-    server.client.link.flows.descriptors._limit = lambda: 1
+    descriptors = server.client.link.flows.descriptors
+    descriptors._limit = lambda: 1
+    descriptors._ask_at = descriptors._spare_at = 0.0  # the client may have asked a moment ago
     server.send_tickets(2)
     for number in range(made):
         await server.data(number)
