@@ -162,6 +162,25 @@ def test_a_certificate_is_all_automatic(house: House, twistd: Twistds, tmp_path:
         assert "Traceback" not in process.output
 
 
+def test_a_group(house: House, twistd: Twistds, tmp_path: Path) -> None:
+    """Each member has a certificate of its own, whichever of them the CA would meet like a visitor."""
+    pebble = Pebble(twistd, tmp_path / "pebble", house.port)
+    pebble.start()
+    config = tmp_path / "client.yaml"
+    config.write_text(
+        f"server: {LOOPBACK}:{house.control}\n"
+        "tunnels:\n"
+        f"- {{publish: 'https:{NAME}={house.local}', group: web, group-key: 0123456789abcdef}}\n"
+    )
+    for number in range(4):
+        state = f"--state-dir={tmp_path / str(number)}"
+        member = twistd("rtunnel-client", "--config", str(config), *pebble.options, state)
+        member.wait_for(f"{OBTAINED}|no new certificate")
+        assert "no new certificate" not in member.output
+    house.visit(pebble.root()).close()
+    assert "Traceback" not in house.server.output
+
+
 def test_a_name_that_is_published_while_the_client_runs(house: House, twistd: Twistds, tmp_path: Path) -> None:
     """The client began without any name, so that it had no use for a certificate."""
     pebble = Pebble(twistd, tmp_path / "pebble", house.port)

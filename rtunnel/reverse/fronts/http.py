@@ -195,7 +195,9 @@ class HttpFront(HttpHouse, LandingFactory):
 
     def _group_for(self, head: RequestHead, connection: IConnection) -> Group | Answer:
         names = self._server.names
-        group = names.at_once(head.host) or names.http(head.host, head.path)
+        group = names.at_once(head.host)
+        if group is None:
+            group = names.http(head.host, head.path)
         if group is None:
             if head.host and names.https(head.host) is not None:
                 return redirect(head, head.host, self._server.https_port())

@@ -24,6 +24,7 @@ from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.interfaces import IStream
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, descriptor_limit, format_address
+from rtunnel.reverse.fronts.challenges import is_challenge, search
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.hosts import HostNames
@@ -287,7 +288,9 @@ class SniFront(LandingFactory):
             group = self.house.names.https(hello.name)
             if group is not None:
                 visitor = Visitor(address, accepted, self.house.visitors.discard, data)
-                if not group.take(visitor):
+                if is_challenge(hello, group):
+                    search(group, visitor, self.house.visitors, self)
+                elif not group.take(visitor):
                     self._cannot_take(BareGuest(self, accepted, address), group)
                 return
         guest = BareGuest(self, accepted, address)
@@ -346,7 +349,10 @@ class SniFront(LandingFactory):
             why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
             guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        if group.take(guest.visitor()):
+        if is_challenge(hello, group):
+            self.waiting.discard(guest)
+            search(group, guest.visitor(), self.house.visitors, self)
+        elif group.take(guest.visitor()):
             self.waiting.discard(guest)
         else:
             self._cannot_take(guest, group)

@@ -70,6 +70,7 @@ class Group:
         self._is_open = bool(policy)
         self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
         self._members: dict[Backend, None] = {}
+        self._only: Backend | None = None
         self._line = Line(reactor)
         self._last_holders: Collection[object] = ()
         self._until = 0.0
@@ -85,15 +86,16 @@ class Group:
     @property
     def only(self) -> Backend | None:
         """The member, if there is only one, whose quota is not used up."""
-        if len(self._members) != 1:
-            return None
-        backend = next(iter(self._members))
-        return backend if backend.budget is None or backend.budget.used_up is None else None
+        only = self._only
+        return only if only is None or only.budget is None or only.budget.used_up is None else None
 
     @property
     def is_plain(self) -> bool:
         """Whether there is :attr:`only` one member, and nobody is waited for. This costs the least."""
-        return self._hold_call is None and self.only is not None
+        only = self._only
+        if only is None or self._hold_call is not None:
+            return False
+        return only.budget is None or only.budget.used_up is None
 
     @property
     def needs_loads(self) -> bool:
@@ -137,6 +139,7 @@ class Group:
         self._may_stay = _yes
         backend.group = self
         self._members[backend] = None
+        self._only = backend if len(self._members) == 1 else None
         self._backends.join(backend)
         self.limit(backend)
         if self._line:
@@ -160,6 +163,7 @@ class Group:
         if backend not in self._members:
             return
         del self._members[backend]
+        self._only = next(iter(self._members)) if len(self._members) == 1 else None
         self._backends.leave(backend)
         backend.group = None
         if self._members:

@@ -27,7 +27,6 @@ KEEP_ALIVE = 75.0
 LINGER = 5.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
-_DECIDED = Target, Answer
 
 
 @implementer(IStreamUser)
@@ -235,8 +234,12 @@ class HttpConnection:
         self._drops = head.is_chunked or bool(head.length)
         decision = self.house.route(head, self)
         # To ask whether something is a Deferred takes longer.
-        if isinstance(decision, _DECIDED):
-            self._go(head, decision)
+        if isinstance(decision, Target):
+            self._drops = False
+            self._exchange = exchange = Exchange(self, head, decision)
+            exchange.start()
+        elif isinstance(decision, Answer):
+            self._reply(head, decision)
         else:
             self._deciding = decision
             decision.addCallbacks(self._decided, self._undecided, callbackArgs=(head,), errbackArgs=(head,))

@@ -24,6 +24,8 @@ from rtunnel.wire.web.heads import (
 NOT_REACHED = frozenset(
     (Code.LOCAL_UNREACHABLE, Code.LOCAL_TIMEOUT, Code.UNKNOWN_TUNNEL, Code.LIMIT, Code.SHUTTING_DOWN)
 )
+#: A head with nothing about a body, as :func:`write_request` returns it: method, target, Host, fields, whose it is.
+_PLAIN = b"%b %b HTTP/1.1\r\nHost: %b%b%b\r\n\r\n"
 #: Methods of requests that may be sent again if there is no answer (RFC 9110, section 9.2.2).
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 #: With these a stream ends if the link of its client is lost, or if it was to have a data connection and has none yet.
@@ -90,10 +92,12 @@ class Exchange:
             (self._wait if self._was_sent and not self._has_waited else self._reply)(answer)
             return
         forwarded = connection.house.forwarded(head, connection)
-        lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
-        if self.target.changes_of_request:
-            lines = changed(lines, self.target.changes_of_request)
-        data = write_request(head, lines)
+        if head.length is None and not (head.is_chunked or head.upgrade or self.target.changes_of_request):
+            # As mostly: what write_request returns, without a step between.
+            data = _PLAIN % (head.method, head.target, head.authority, head.lines, forwarded)
+        else:
+            lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
+            data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream, self._member = upstream, upstream.member
         self.account = upstream.account
         self.came += len(data)

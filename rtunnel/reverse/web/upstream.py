@@ -291,7 +291,17 @@ class Upstream:
             self._stream.delivered(count)
 
     def _take(self, exchange: IExchange, data: bytes) -> None:
-        for event in self._parser.feed(data):
+        events = self._parser.feed(data)
+        is_whole = len(events) == 3 and events[2] is END and type(events[1]) is bytes
+        if is_whole and type(head := events[0]) is ResponseHead:
+            # A whole answer, as mostly.
+            self.has_answered = True
+            self._keeps_alive = head.keeps_alive
+            exchange.answered(head)
+            exchange.body(events[1])
+            self._ended(exchange)
+            return
+        for event in events:
             if type(event) is bytes:
                 exchange.body(event)
             elif type(event) is ResponseHead:

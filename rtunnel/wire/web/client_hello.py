@@ -19,7 +19,8 @@ from typing import NamedTuple
 MOST = 32 * 1024
 #: Descriptions of fatal alerts.
 DECODE_ERROR, INTERNAL_ERROR, UNRECOGNIZED_NAME = 50, 80, 112
-_ALERT, _HANDSHAKE = 21, 22
+#: Types of records.
+ALERT, _HANDSHAKE = 21, 22
 _BEGINS = bytes((_HANDSHAKE, 3))
 _CLIENT_HELLO = 1
 _RECORD = Struct("!BHH")
@@ -216,4 +217,4 @@ def _protocols(body: bytes | bytearray, extension: int) -> tuple[bytes, ...]:
 
 def fatal_alert(description: int) -> bytes:
     """Return a record with which a server refuses a hello."""
-    return bytes((_ALERT, 3, 3, 0, 2, 2, description))
+    return bytes((ALERT, 3, 3, 0, 2, 2, description))

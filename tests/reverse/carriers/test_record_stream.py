@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
+from rtunnel.reverse.carriers.record_writer import SMALL
 from rtunnel.reverse.public import Visitor
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.records import READ_SIZE
@@ -92,6 +93,18 @@ class TestRecordStream(StreamContract):
 
     async def until(self, condition: Callable[[], object]) -> None:
         await self.turns.until(condition)
+
+    @ensureDeferred
+    async def test_small_and_large_ones_in_their_order(self, setting: Any) -> None:
+        """Also behind what the kernel has not taken."""
+        one, two = await self.open_stream(setting)
+        pieces = [bytes([65 + turn]) * size for turn in range(3) for size in (1, SMALL, SMALL + 1, BULK, 5)]
+        for piece in pieces:
+            one.stream.write(piece)
+        two.read()
+        expected = b"".join(pieces)
+        await self.until(lambda: len(two.user.received) >= len(expected))
+        assert two.user.received == expected
 
     @ensureDeferred
     async def test_source_is_paused_and_resumed(self, setting: Any) -> None:

@@ -231,3 +231,23 @@ async def test_https_by_name(world: World, server: TunnelServer) -> None:
         visitor = await world.visitor(port_of(server.named.listeners["https"]))
         visitor.send(by_python("app"))
     await until(lambda: [visitors(link) for link in links] == [2, 4])
+
+
+@ensureDeferred
+async def test_the_only_member(world: World, server: TunnelServer) -> None:
+    """It is known without a look at all, whoever comes and goes."""
+    links = await group_of(world, server, 3, "http/app")
+    group = server.names.http("app", "/")
+    assert group is not None
+    last = list(group)[2]
+    for link in (links[1], links[0]):
+        assert (group.only, group.is_plain) == (None, False)
+        count = len(group)
+        link.put(ERROR, 0, WITHDRAWAL)
+        await until(lambda: len(group) < count)  # noqa: B023
+    assert (group.only, group.is_plain) == (last, True)
+    await request(world, server)
+    assert (await which(links))[0] == 2
+    links[2].put(ERROR, 0, WITHDRAWAL)
+    await until(lambda: not len(group))
+    assert (group.only, group.is_plain) == (None, False)
