@@ -27,7 +27,7 @@ def identity_of(settings: EndSettings) -> Identity:
     """
     chosen = settings.identity
     if chosen.cert is not None and chosen.key is not None:
-        return identity_from_files(chosen.cert, chosen.key)
+        return identity_from_files(chosen.cert, chosen.key, _kind(settings))
     path = identity_file(settings)
     if path is None:
         return ephemeral_identity()
