@@ -199,9 +199,7 @@ async def test_time_is_over(rtc: World, is_answered: bool) -> None:
     each.invitation.ends_at = now
     await rtc.until(lambda: each.is_over, "an end")
     assert each.stage.value == ("failed" if is_answered else "expired")
-    await rtc.lines.wait_for(
-        "invitation 1 is (spent: whoever was answered has not shown a code within|expired)"
-    )
+    await rtc.lines.wait_for("invitation 1 is (spent: whoever was answered has not shown a code within|expired)")
     await rtc.until(lambda: "rtunnel-invite-1" not in ids(server), "an ID that is free")
 
 
