@@ -49,6 +49,17 @@ def identity_of(settings: EndSettings) -> Identity:
     return identity
 
 
+def known_identity(settings: EndSettings) -> Identity | None:
+    """Return who this end is; None: its identity is made when it starts. Nothing is written.
+
+    :raises ConfigError: files cannot be used.
+    """
+    path = identity_file(settings)
+    if settings.identity.cert is None and (path is None or not _is_there(path)):
+        return None
+    return identity_of(settings)
+
+
 def identity_file(settings: EndSettings) -> Path | None:
     """Return where the identity is that this program makes; None: it makes none."""
     state = settings.identity.state_dir
