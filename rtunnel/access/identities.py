@@ -27,7 +27,7 @@ from OpenSSL import SSL, crypto
 from rtunnel.access.peers.fingerprints import parse_fingerprint, show_fingerprint
 from rtunnel.errors import ConfigError, PkiError
 from rtunnel.pki import authority, files, pem
-from rtunnel.pki.certificates import classical_problem, fingerprint, fits, is_post_quantum, key_kind
+from rtunnel.pki.certificates import Kind, classical_problem, fingerprint, fits, is_post_quantum, key_kind, may_be
 from rtunnel.pki.directories import opened
 from rtunnel.pki.files import PRIVATE, Draft
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
@@ -126,11 +126,12 @@ def load_identity(path: Path, name: str, second: str | None = None) -> Identity:
     return found
 
 
-def identity_from_files(cert: Path, key: Path) -> Identity:
+def identity_from_files(cert: Path, key: Path, end: str) -> Identity:
     """Return the identity that ``rtunnel pki`` has made.
 
     :param cert: PEM file with the certificate, followed by any intermediate certificates.
     :param key: PEM file with its private key.
+    :param end: what it must be for, ``host`` or ``client``.
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
     fix = "get one with `rtunnel pki import`, or name yours with"
@@ -138,6 +139,14 @@ def identity_from_files(cert: Path, key: Path) -> Identity:
     private = read_private_key(key, f"{fix} --identity-key")
     if not is_post_quantum(certificate):
         raise ConfigError(f"{cert} {classical_problem(certificate)}; use one of ML-DSA")
+    try:
+        is_for_end = may_be(certificate, Kind(end))
+    except ValueError as error:
+        raise ConfigError(f"{cert} has extensions that cannot be read: {error}") from error
+    if not is_for_end:
+        raise ConfigError(
+            f"{cert} is not for a {end}: its extended key usage does not say so; make one with `rtunnel pki {end}`"
+        )
     if _second_of(certificate, str(cert)) is not None:
         raise ConfigError(
             f"{cert} names a second key, which only identities that `rtunnel id` has made can have; use a certificate "

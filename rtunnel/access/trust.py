@@ -211,7 +211,7 @@ class HostTrust:
     def _certified(self, peer: PeerIdentity, clients: AuthorizedClients | None) -> tuple[str, ClientRights] | str:
         """Return name and rights of a client by its certificate, or why it has none."""
         assert self._authorities is not None
-        if why := self._authorities.why_not(peer.certificate, peer.issuers, (Kind.CLIENT,)):
+        if why := self._authorities.why_not(peer.certificate, peer.issuers, Kind.CLIENT):
             return f"the client's certificate is refused: {why}"
         name = peer_name(peer.certificate)
         rights = EVERYTHING if clients is None else clients.certified(name)
@@ -315,7 +315,7 @@ class ClientTrust:
         assert self._authorities is not None
         assert self._ca is not None
         _look(self._authorities, self._ca, self.log)
-        if why := self._authorities.why_not(peer.certificate, peer.issuers, (Kind.SERVER, Kind.CLIENT)):
+        if why := self._authorities.why_not(peer.certificate, peer.issuers, Kind.HOST):
             return why
         wanted = self._host_name or peer.peer_id
         try:

@@ -3,6 +3,7 @@
 ::
 
     name -- route -- port -- signaling
+    identity
     addresses
     STUN
     TURN          one for each server
@@ -25,11 +26,13 @@ from rtunnel.addresses import DialAddress
 from rtunnel.doctor.local import LocalService, examine_services
 from rtunnel.doctor.reach import Reach
 from rtunnel.doctor.steps import WITHIN, Examination, Found, Status, Step, Trouble
+from rtunnel.errors import ConfigError
 from rtunnel.pki.certificates import hosts_of
 from rtunnel.relay.sockets import QuietFactory, format_host_port
 from rtunnel.rtc.aiortc.addresses import local_addresses, show_interfaces
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging
 from rtunnel.rtc.aiortc.nat_kind import Nat, NoStun, allocate, look
+from rtunnel.rtc.rights.trusted import describe, known_identity, trust_of
 from rtunnel.rtc.settings import EndSettings, HostSettings, TurnServer
 from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.identity import expiry_warning, show_end
@@ -43,6 +46,7 @@ _NO_UDP = (
     "Where UDP does not get out, only a TURN server over TCP helps: --turn-server 'turn:HOST:443?transport=tcp', or "
     "turns: for TLS."
 )
+_IDENTITY_ADVICE = "Without it this end does not start; the text says what is wrong, and mostly how to mend it."
 
 
 class _Dial(QuietFactory):
@@ -110,6 +114,7 @@ class WebRtcExamination(Examination):
         await self.step("route", self._reach.route, "name")
         await self.step("port", self._reach.port, "route")
         await self.step("signaling", self._signaling, "port")
+        await self.step("identity", self._identity)
         await self.step("addresses", self._addresses)
         await self.step("STUN", self._stun)
         for server in settings.ice.turn_servers:
@@ -158,6 +163,25 @@ class WebRtcExamination(Examination):
         if warning:
             return Found(f"{text}; {warning}", f"On the signaling server: {warning}.", Status.WARN)
         return Found(text)
+
+    async def _identity(self) -> Found:
+        settings = self._settings
+        try:
+            identity, trust = known_identity(settings), trust_of(settings)
+        except ConfigError as error:
+            raise Trouble(clean_text(str(error)), _IDENTITY_ADVICE) from error
+        if identity is None:
+            who = "it gets its identity at its first start"
+        else:
+            second = "" if identity.second is not None else ", no second key"
+            found = describe(identity, trust)
+            who = f"fingerprint {found['fingerprint']}, {found['signature']}{second}"
+        mixed = f"; with --hedge {','.join(settings.hedge)}" if settings.hedge else ""
+        if trust.is_closed:
+            return Found(f"{who}{mixed}; closed: it is told whom to trust")
+        if isinstance(settings, HostSettings):
+            return Found(f"{who}{mixed}; open: it serves everybody whom the signaling server lets in")
+        return Found(f"{who}{mixed}; open: it trusts whomever the signaling server shows as the host")
 
     async def _addresses(self) -> Found:
         interfaces = self._settings.ice.interfaces

@@ -97,8 +97,8 @@ def issue(
 ) -> Identity:
     """Return a new key, and a certificate for it that the CA signs. It expires with the CA at the latest.
 
-    :param kind: server or client.
-    :param name: the common name; a client's rights depend on it.
+    :param kind: server, host or client.
+    :param name: the common name; a client's rights depend on it, and clients want it of a host.
     :param hosts: the DNS names and IP addresses of a server, already checked.
     :param algorithm: the key's algorithm; None: that of the CA.
     """
@@ -134,7 +134,7 @@ def make_self_signed(name: str, *extensions: x509.ExtensionType) -> Identity:
         _builder(subject, subject, key.public_key(), SINCE_EVER, FOR_EVER)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage("digital_signature"), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(list(PURPOSES.values())), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([PURPOSES[Kind.HOST], PURPOSES[Kind.CLIENT]]), critical=False)
     )
     for each in extensions:
         builder = builder.add_extension(each, critical=False)

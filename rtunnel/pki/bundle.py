@@ -37,8 +37,9 @@ class Bundle:
 
     @property
     def kind(self) -> Kind:
-        """Server or client; client if the certificate does not say."""
-        return Kind.SERVER if kind_of(self.identity.certificate) is Kind.SERVER else Kind.CLIENT
+        """Server, host or client; client if the certificate does not say."""
+        kind = kind_of(self.identity.certificate)
+        return kind if kind in (Kind.SERVER, Kind.HOST) else Kind.CLIENT
 
     @property
     def name(self) -> str:

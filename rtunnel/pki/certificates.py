@@ -64,15 +64,24 @@ class Algorithm(StrEnum):
 
 
 class Kind(StrEnum):
-    """The role that a certificate is for."""
+    """The role that a certificate is for.
+
+    A server and a host of the WebRTC tunnel have the same extended key usage. A server has alternative names, under
+    which clients dial it. A host has none, as it is found by its ID, the common name.
+    """
 
     CA = "ca"
     SERVER = "server"
+    HOST = "host"
     CLIENT = "client"
 
 
 #: The extended key usage (RFC 5280, section 4.2.1.12) of each role.
-PURPOSES = {Kind.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Kind.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
+PURPOSES = {
+    Kind.SERVER: ExtendedKeyUsageOID.SERVER_AUTH,
+    Kind.HOST: ExtendedKeyUsageOID.SERVER_AUTH,
+    Kind.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +180,12 @@ def kind_of(certificate: x509.Certificate) -> Kind | None:
     if constraints is not None and constraints.ca:
         return Kind.CA
     usage = extension(certificate, x509.ExtendedKeyUsage)
-    kinds = [kind for kind, purpose in PURPOSES.items() if usage is not None and purpose in usage]
-    return kinds[0] if len(kinds) == 1 else None
+    purposes = [purpose for purpose in set(PURPOSES.values()) if usage is not None and purpose in usage]
+    if len(purposes) != 1:
+        return None
+    if purposes[0] == PURPOSES[Kind.CLIENT]:
+        return Kind.CLIENT
+    return Kind.SERVER if alternative_names(certificate) else Kind.HOST
 
 
 def common_names(certificate: x509.Certificate) -> list[str]:

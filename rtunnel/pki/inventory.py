@@ -106,8 +106,10 @@ def _pairs(store: Store) -> Iterator[tuple[str, Kind, Pair]]:
     yield names.SERVER, Kind.SERVER, store.server
     # On a client's own machine, only its certificate has its name.
     yield "", Kind.CLIENT, store.own_client
-    for name in store.client_names():
-        yield name, Kind.CLIENT, Pair(store.clients / f"{name}.crt", store.clients / f"{name}.key")
+    yield "", Kind.HOST, store.own_host
+    for kind, found in ((Kind.CLIENT, store.client_names()), (Kind.HOST, store.host_names())):
+        for name in found:
+            yield name, kind, store.new_pair(name, kind)
 
 
 def _read(pair: Pair, problems: list[str]) -> x509.Certificate | None:

@@ -15,6 +15,8 @@ CA_KEY = "ca.key"
 CRL = "ca.crl"
 SERVER_CERTIFICATE = "server.crt"
 SERVER_KEY = "server.key"
+HOST_CERTIFICATE = "host.crt"
+HOST_KEY = "host.key"
 CLIENT_CERTIFICATE = "client.crt"
 CLIENT_KEY = "client.key"
 

@@ -97,19 +97,38 @@ def add_client(
 
     :param algorithm: None: that of the CA.
     """
-    now = now or datetime.now(UTC)
-    pair = store.pair(names.client_name(name))
+    return _add(store, name, Kind.CLIENT, algorithm, days, now or datetime.now(UTC))
+
+
+def add_host(
+    store: Store,
+    name: str,
+    *,
+    algorithm: Algorithm | None = None,
+    days: int = LEAF_DAYS,
+    now: datetime | None = None,
+) -> Made:
+    """Make a certificate for a host of the WebRTC tunnel, under its ID. No client has the same name.
+
+    :param algorithm: None: that of the CA.
+    """
+    return _add(store, name, Kind.HOST, algorithm, days, now or datetime.now(UTC))
+
+
+def _add(store: Store, name: str, kind: Kind, algorithm: Algorithm | None, days: int, now: datetime) -> Made:
+    pair = store.new_pair(names.client_name(name), kind)
     with _signing(store) as ca:
-        if pair.certificate.exists():
+        if (there := store.pair(name).certificate).exists():
+            what = Kind.HOST if there.parent == store.hosts else Kind.CLIENT
             raise PkiError(
-                f"client '{name}' already exists; 'rtunnel pki renew {name}' replaces its certificate, "
+                f"{what} '{name}' already exists; 'rtunnel pki renew {name}' replaces its certificate, "
                 f"'rtunnel pki bundle {name} -o FILE' bundles the one that it has"
             )
         if pair.key.exists():
             raise PkiError(f"{pair.key} exists without its certificate; first move it away")
         _check_time(ca.certificate, now)
-        made = authority.issue(ca, Kind.CLIENT, name, algorithm=algorithm, days=days, now=now)
-        files.make_directory(store.clients)
+        made = authority.issue(ca, kind, name, algorithm=algorithm, days=days, now=now)
+        files.make_directory(pair.certificate.parent)
         files.publish([Draft(pair.key, made.key_pem, PRIVATE), Draft(pair.certificate, made.certificate_pem, PUBLIC)])
     return _made(ca, made, days, now)
 
@@ -126,7 +145,7 @@ def renew(
 ) -> Made:
     """Replace a key and a certificate with new ones, and put the old ones aside.
 
-    :param name: a client's name, or ``server``.
+    :param name: a client's name, a host's ID, or ``server``.
     :param hosts: new names of the server; empty: keep those that it has.
     :param algorithm: None: the same as before.
     :param revoke_old: whether to revoke the old certificate.
@@ -145,7 +164,8 @@ def renew(
             subject = _server_name(hosts) if hosts or old is None else common_name(old)
             new = authority.issue(ca, Kind.SERVER, subject, hosts=hosts, algorithm=algorithm, days=days, now=now)
         else:
-            new = authority.issue(ca, Kind.CLIENT, name, algorithm=algorithm, days=days, now=now)
+            kind = Kind.HOST if pair.certificate.parent == store.hosts else Kind.CLIENT
+            new = authority.issue(ca, kind, name, algorithm=algorithm, days=days, now=now)
         drafts = [
             *store.put_aside([pair.certificate, pair.key], now),
             Draft(pair.key, new.key_pem, PRIVATE, replaces=True),
@@ -178,7 +198,8 @@ def due(store: Store, now: datetime | None = None) -> list[str]:
     """Return the names whose certificates should be renewed: they expire soon and are not revoked."""
     now = now or datetime.now(UTC)
     revoked = revocations(store.load_crl(store.load_certificate(names.CA)))
-    known = [names.CA, *([names.SERVER] if store.server.certificate.exists() else []), *store.client_names()]
+    server = [names.SERVER] if store.server.certificate.exists() else []
+    known = [names.CA, *server, *store.client_names(), *store.host_names()]
     certificates = {name: store.load_certificate(name) for name in known}
     return [
         name
@@ -212,7 +233,7 @@ def revoke(store: Store, name: str, *, only_replaced: bool = False, now: datetim
 def make_bundle(store: Store, name: str, *, now: datetime | None = None) -> Bundle:
     """Return what another machine needs.
 
-    :param name: a client's name, or ``server`` if the CA is not on the server's machine.
+    :param name: a client's name, a host's ID, or ``server`` if the CA is not on the server's machine.
     """
     if name == names.CA:
         raise PkiError("the key of the CA stays where it is; name a client, or 'server'")

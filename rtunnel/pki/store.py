@@ -3,10 +3,12 @@
     ca.crt ca.key ca.crl          the CA and its revocation list
     server.crt server.key         the server's certificate
     clients/NAME.crt NAME.key     the clients' certificates, to be carried to their machines
+    hosts/ID.crt ID.key           those of hosts of the WebRTC tunnel
     client.crt client.key         on a client's machine: its own
+    host.crt host.key             on a host's machine: its own
     old/NAME-TIME.crt NAME-TIME.key   replaced certificates
 
-On a machine without the CA, ``ca.key`` and ``clients`` are missing.
+On a machine without the CA, ``ca.key``, ``clients`` and ``hosts`` are missing.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rtunnel.pki.files import PRIVATE, Draft, read
 from rtunnel.pki.ml_dsa import SeedMissing
 
 CLIENTS = "clients"
+HOSTS = "hosts"
 OLD = "old"
 
 
@@ -63,15 +66,17 @@ class Store:
         self.ca = self._pair(locations.CA_CERTIFICATE, locations.CA_KEY)
         self.server = self._pair(locations.SERVER_CERTIFICATE, locations.SERVER_KEY)
         self.own_client = self._pair(locations.CLIENT_CERTIFICATE, locations.CLIENT_KEY)
+        self.own_host = self._pair(locations.HOST_CERTIFICATE, locations.HOST_KEY)
         self.crl = directory / locations.CRL
         self.clients = directory / CLIENTS
+        self.hosts = directory / HOSTS
         self.old = directory / OLD
 
     def _pair(self, certificate: str, key: str) -> Pair:
         return Pair(self.directory / certificate, self.directory / key)
 
     def pair(self, name: str) -> Pair:
-        """Return the paths for a name: ``ca``, ``server``, or a client's name.
+        """Return the paths for a name: ``ca``, ``server``, the ID of a host that there is, or a client's name.
 
         :raises PkiError: it cannot be a client's name.
         """
@@ -80,11 +85,23 @@ class Store:
         if name == names.SERVER:
             return self.server
         name = names.client_name(name)
-        return Pair(self.clients / f"{name}.crt", self.clients / f"{name}.key")
+        return self.new_pair(name, Kind.HOST if name in self.host_names() else Kind.CLIENT)
+
+    def new_pair(self, name: str, kind: Kind) -> Pair:
+        """Return the paths for a client or a host, which need not exist.
+
+        :param name: a valid one.
+        """
+        folder = self.hosts if kind is Kind.HOST else self.clients
+        return Pair(folder / f"{name}.crt", folder / f"{name}.key")
 
     def client_names(self) -> list[str]:
         """Return the names of the clients, sorted."""
-        return sorted(path.stem for path in self.clients.glob("*.crt") if not path.name.startswith("."))
+        return _names_in(self.clients)
+
+    def host_names(self) -> list[str]:
+        """Return the IDs of the hosts, sorted."""
+        return _names_in(self.hosts)
 
     def require_ca(self) -> None:
         """Check that there is a CA to sign with.
@@ -115,7 +132,8 @@ class Store:
         if not path.exists():
             if name in (names.CA, names.SERVER):
                 raise PkiError(f"{self.directory} has no certificate of the {name}")
-            raise PkiError(f"{self.directory} has no client '{name}'{suggestion(name, self.client_names())}")
+            known = [*self.client_names(), *self.host_names()]
+            raise PkiError(f"{self.directory} has no client '{name}'{suggestion(name, known)}")
         return parse_certificate(read(path), path)
 
     def load_crl(self, ca: x509.Certificate) -> x509.CertificateRevocationList | None:
@@ -163,6 +181,10 @@ class Store:
 
     def _aside(self, paths: Sequence[Path], time: str) -> list[Path]:
         return [self.old / f"{path.stem}-{time}{path.suffix}" for path in paths]
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.crt") if not path.name.startswith("."))
 
 
 def parse_certificate(content: bytes, source: Path | str) -> x509.Certificate:

@@ -44,7 +44,7 @@ def unpack(
     """
     now = now or datetime.now(UTC)
     files.make_directory(store.directory, group)
-    pair = store.server if bundle.kind is Kind.SERVER else store.own_client
+    pair = {Kind.SERVER: store.server, Kind.HOST: store.own_host}.get(bundle.kind, store.own_client)
     with files.locked(store.directory):
         same_ca = _check_ca(store, bundle.ca, replace)
         mine = _check_own(pair, bundle, replace or not same_ca)

@@ -85,6 +85,8 @@ class RtcHost(DrainingService):
         self.is_draining = False
         self.offered = services_of(settings, reactor, self.visitors.accounts)
         self._peers: dict[str, HostPeer] = {}
+        # Connections that are being made in the name of a client whose own stays until they have proved to be its.
+        self._newcomers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self._turns = Turns(reactor, self._make_place, self._answer)
@@ -117,7 +119,7 @@ class RtcHost(DrainingService):
 
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.
-        do_all([*(peer.tick for peer in self._peers.values()), self._look, self.memory.look, self.log_limiter.tick])
+        do_all([*(peer.tick for peer in self.peers), self._look, self.memory.look, self.log_limiter.tick])
 
     def _look(self) -> None:
         if self._addresses.look():
@@ -126,7 +128,7 @@ class RtcHost(DrainingService):
     @property
     def peers(self) -> Collection[HostPeer]:
         """The peer connections to clients."""
-        return self._peers.values()
+        return [*self._peers.values(), *self._newcomers.values()]
 
     # Called by signaling
 
@@ -173,10 +175,10 @@ class RtcHost(DrainingService):
         if self.is_draining or not signal.sender_id:
             return
         description = read_description(OFFER, signal.payload)
-        peer = self._peers.get(signal.sender_id)
-        if peer is not None and peer.connection.continues(description.sdp):
-            peer.take_other_offer(description.sdp)
-            return
+        for peer in self._of(signal.sender_id):
+            if peer.connection.continues(description.sdp):
+                peer.take_other_offer(description.sdp)
+                return
         read_session(description.sdp)
         if not self.has_room(signal.sender_id):
             return
@@ -186,6 +188,10 @@ class RtcHost(DrainingService):
                 "offers come faster than they can be answered; one of client {sender} is dropped",
                 sender=clean_text(dropped),
             )
+
+    def _of(self, client: str) -> list[HostPeer]:
+        """Return the peer connections in the name of a client, the newest first."""
+        return [peer for peers in (self._newcomers, self._peers) if (peer := peers.get(client)) is not None]
 
     def has_room(self, client: str) -> bool:
         """Return whether an offer of a client may be taken up; log it if not.
@@ -214,7 +220,7 @@ class RtcHost(DrainingService):
         return False
 
     def _make_place(self, now: float) -> bool:
-        connecting = [peer for peer in self._peers.values() if not peer.is_connected]
+        connecting = [peer for peer in self.peers if not peer.is_connected]
         if len(connecting) < self._places and len(self._leaving) < self._places:
             return True
         peer = who_gives_way(connecting, now)
@@ -229,11 +235,13 @@ class RtcHost(DrainingService):
             payload = refusal_payload(refusal.code, refusal.message)
             self.signaling.send(Signal(ANSWER, payload, offer.sender))
             return
-        before = self._peers.pop(offer.sender, None)
-        if before is not None:
+        before = self._peers.get(offer.sender)
+        peers = self._newcomers if before is not None and before.is_proved else self._peers
+        replaced = peers.pop(offer.sender, None)
+        if replaced is not None:
             # The client has given up this connection, or it would not send another offer.
-            self._leaving.close(before)
-        peer = self._peers[offer.sender] = HostPeer(self, offer)
+            self._leaving.close(replaced)
+        peer = peers[offer.sender] = HostPeer(self, offer)
         peer.connection.take_offer(offer.description.sdp)
         for candidate in offer.candidates:
             peer.connection.take_candidate(candidate)
@@ -244,9 +252,10 @@ class RtcHost(DrainingService):
         if waiting is not None:
             waiting.take_candidate(candidate)
             return
-        peer = self._peers.get(signal.sender_id)
-        if peer is not None:
+        peers = self._of(signal.sender_id)
+        for peer in peers:
             peer.connection.take_candidate(candidate)
+        if peers:
             return
         # A candidate may overtake its offer.
         early = self._early.setdefault(signal.sender_id, [])
@@ -257,21 +266,42 @@ class RtcHost(DrainingService):
 
     def _take_error(self, signal: Signal) -> None:
         self._turns.waiting.discard(signal.sender_id)
-        peer = self._peers.get(signal.sender_id)
-        if peer is not None and not peer.is_connected:
-            peer.give_up("it has left the signaling server")
+        for peer in self._of(signal.sender_id):
+            if not peer.is_connected:
+                peer.give_up("it has left the signaling server")
 
     # Called by peers
 
+    def takes_place(self, peer: HostPeer) -> bool:
+        """Return whether a peer connection that has come about is the one of its client; an earlier one gives way then.
+
+        Whoever runs the signaling server can make offers in any name. So a client that has proved who it is loses its
+        connection to nobody but itself.
+        """
+        if self._newcomers.get(peer.name) is not peer:
+            return True
+        before = self._peers[peer.name]
+        if before.is_proved and before.party != peer.party:
+            return False
+        self._peers[peer.name] = self._newcomers.pop(peer.name)
+        self._leaving.close(before)
+        return True
+
     def peer_ended(self, peer: HostPeer, reason: str) -> None:
         """Forget a client whose connection is lost, or was never established."""
-        if self._peers.get(peer.name) is peer:
+        lost = "client {sender} lost: {reason}"
+        if self._newcomers.get(peer.name) is peer:
+            del self._newcomers[peer.name]
+            lost = "client {sender} stays connected; another connection in its name came to nothing: {reason}"
+        elif self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
+            if newcomer := self._newcomers.pop(peer.name, None):
+                self._peers[peer.name] = newcomer
             self.stream_ended()
         self._leaving.close(peer)
         # IDs cost nothing. So lines are counted by address, and if there is none, all senders are counted as one.
         name, address = clean_text(peer.name), peer.heard_from
-        self.log_limiter.info("client {sender} lost: {reason}", sender=name, peer=address, reason=reason)
+        self.log_limiter.info(lost, sender=name, peer=address, reason=reason)
 
     # Stopping
 
@@ -289,7 +319,7 @@ class RtcHost(DrainingService):
 
     async def close_links(self) -> None:
         """Close the peer connections, and wait until these and earlier ones are closed."""
-        peers, self._peers = self._peers, {}
-        for peer in peers.values():
+        peers, self._peers, self._newcomers = self.peers, {}, {}
+        for peer in peers:
             self._leaving.close(peer)
         await self._leaving.closed()

@@ -205,7 +205,7 @@ class TestFromAnOrganisation:
         cert, key = tmp_path / "cert", tmp_path / "key"
         cert.write_bytes(issued.certificate_pem)
         key.write_bytes(issued.key_pem)
-        identity = identity_from_files(cert, key)
+        identity = identity_from_files(cert, key, Kind.CLIENT)
         assert common_name(identity.certificate) == "laptop"
         assert identity.fingerprint == fingerprint(issued.certificate)
 
@@ -213,13 +213,23 @@ class TestFromAnOrganisation:
         issued = Organisation(tmp_path).issue("laptop")
         cert, key = tmp_path / "cert", tmp_path / "key"
         with pytest.raises(ConfigError, match=f"{cert} cannot be read: .*--identity-cert"):
-            identity_from_files(cert, key)
+            identity_from_files(cert, key, Kind.CLIENT)
         cert.write_bytes(issued.certificate_pem)
         with pytest.raises(ConfigError, match=f"{key} cannot be read: .*--identity-key"):
-            identity_from_files(cert, key)
+            identity_from_files(cert, key, Kind.CLIENT)
         key.write_bytes(make_identity("x")[1])
         with pytest.raises(ConfigError, match=f"{key} is not the key of {cert}; give the two that belong together"):
-            identity_from_files(cert, key)
+            identity_from_files(cert, key, Kind.CLIENT)
+
+    @pytest.mark.parametrize(("kind", "other"), [(Kind.HOST, Kind.CLIENT), (Kind.CLIENT, Kind.HOST)])
+    def test_of_the_other_end(self, tmp_path: Path, kind: Kind, other: Kind) -> None:
+        issued = Organisation(tmp_path).issue("laptop", other)
+        cert, key = tmp_path / "cert", tmp_path / "key"
+        cert.write_bytes(issued.certificate_pem)
+        key.write_bytes(issued.key_pem)
+        assert identity_from_files(cert, key, other).certificate == issued.certificate
+        with pytest.raises(ConfigError, match=rf"{cert} is not for a {kind}: .*; make one with `rtunnel pki {kind}`$"):
+            identity_from_files(cert, key, kind)
 
     def test_classical(self, tmp_path: Path) -> None:
         issued = Organisation(tmp_path, Algorithm.ED25519).issue("laptop")
@@ -227,7 +237,7 @@ class TestFromAnOrganisation:
         cert.write_bytes(issued.certificate_pem)
         key.write_bytes(issued.key_pem)
         with pytest.raises(ConfigError, match="has a key of Ed25519, which a quantum computer can forge; use"):
-            identity_from_files(cert, key)
+            identity_from_files(cert, key, Kind.CLIENT)
 
 
 def test_whatever_openssl_has_failed_at_before(path: Path, tmp_path: Path) -> None:
@@ -237,6 +247,6 @@ def test_whatever_openssl_has_failed_at_before(path: Path, tmp_path: Path) -> No
     for each in (cert, key):
         each.write_bytes(path.read_bytes())
         each.chmod(0o600)
-    for load in (lambda: load_identity(path, "x"), lambda: identity_from_files(cert, key)):
+    for load in (lambda: load_identity(path, "x"), lambda: identity_from_files(cert, key, Kind.CLIENT)):
         assert openssl_library.SSL_CTX_set_cipher_list(SSL.Context(SSL.TLS_METHOD)._context, b"none of this name") == 0
         assert load().fingerprint == made.fingerprint

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from rtunnel.access.identities import Identity, ephemeral_identity, identity_from_files, load_identity, make_identity
 from rtunnel.errors import ConfigError
 from rtunnel.pki.authority import make_self_signed
+from rtunnel.pki.certificates import Kind
 from rtunnel.tls.hedge import liboqs
 from rtunnel.tls.hedge.schemes import SCHEMES
 from rtunnel.tls.hedge.second import OID, SecondKey, check_second
@@ -172,4 +173,4 @@ def test_files_of_an_organisation_have_none(tmp_path: Path) -> None:
     (tmp_path / "cert").write_bytes(certificate)
     (tmp_path / "key").write_bytes(key)
     with pytest.raises(ConfigError, match=r"/cert names a second key, which only identities that `rtunnel id` has "):
-        identity_from_files(tmp_path / "cert", tmp_path / "key")
+        identity_from_files(tmp_path / "cert", tmp_path / "key", Kind.HOST)

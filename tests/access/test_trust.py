@@ -171,7 +171,11 @@ class TestHost:
 
     @pytest.mark.parametrize(
         ("kind", "days", "message"),
-        [(Kind.SERVER, 10, "is not for a client"), (Kind.CLIENT, -1, "expired on")],
+        [
+            (Kind.SERVER, 10, "is not for a client"),
+            (Kind.HOST, 10, "is not for a client"),
+            (Kind.CLIENT, -1, "expired on"),
+        ],
     )
     def test_certificates_that_do_not_fit(self, tmp_path: Path, kind: Kind, days: int, message: str) -> None:
         organisation = Organisation(tmp_path)
@@ -258,7 +262,7 @@ class TestClient:
         organisation = Organisation(tmp_path)
         trust = ClientTrust(ca=organisation.file)
         assert trust.is_closed
-        host = organisation.issue("MyHost")
+        host = organisation.issue("MyHost", Kind.HOST)
         assert trust.judge(peer(host.certificate, "MyHost")) == Verdict(name="MyHost")
         assert trust.judge(peer(host.certificate, "other")).refusal == (
             "the host's certificate is refused: it is not for 'other', but for 'MyHost'; see --host-name"
@@ -266,6 +270,11 @@ class TestClient:
         server = organisation.issue("x", Kind.SERVER, "a.example.org", "192.0.2.1").certificate
         assert not trust.judge(peer(server, "A.example.org")).refusal
         assert not trust.judge(peer(server, "192.0.2.1")).refusal
+        client = peer(organisation.issue("MyHost").certificate, "MyHost")
+        assert trust.judge(client).refusal == (
+            "the host's certificate is refused: the certificate of 'MyHost' is not for a host: its extended key usage "
+            "does not say so"
+        )
         named = ClientTrust(ca=organisation.file, host_name="MyHost")
         assert not named.judge(peer(host.certificate, "whatever")).refusal
         assert trust.judge(peer(ONE, "rtunnel")).refusal.startswith("the host's certificate is refused: ")

@@ -70,7 +70,7 @@ SCENARIOS: dict[str, list[Step]] = {
         Stop(),
         Run(PRIVATE, "rtunnel id", "host: .*new; its key is in"),
         Run(PUBLIC, "rtunnel pki init --dir org --name unused.example.org"),
-        Run(PUBLIC, "rtunnel pki client --dir org myhost"),
+        Run(PUBLIC, "rtunnel pki host --dir org myhost"),
         Run(PUBLIC, "rtunnel pki client --dir org laptop"),
         Run(PUBLIC, "rtunnel pki init --dir signal --name signal.example.org"),
         Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8443", SIGNAL + "8443"),

@@ -18,6 +18,7 @@ from rtunnel.options.command import main
 from rtunnel.options.help.completion import Options
 from rtunnel.options.help.shells import SHELLS
 from rtunnel.options.help.tree import tree
+from rtunnel.tls.hedge.schemes import SCHEMES
 from tests.patience import PATIENCE
 from tests.process.harness import clean_environment, need
 
@@ -170,3 +171,10 @@ def test_mistakes(arguments: list[str], message: str) -> None:
     with pytest.raises(usage.UsageError) as caught:
         Options().parseOptions(arguments)
     assert str(caught.value) == message
+
+
+def test_the_kinds_of_a_second_key() -> None:
+    """They are all values of an option that is no setting."""
+    [command] = [each for each in tree().walk() if each.path == "rtunnel id"]
+    [found] = [option for option in command.options if option.choices]
+    assert (found.flags[0], found.choices) == ("--second", tuple(SCHEMES))

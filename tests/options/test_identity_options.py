@@ -14,6 +14,7 @@ from rtunnel.access.peers.fingerprints import parse_fingerprint, show_fingerprin
 from rtunnel.errors import ConfigError
 from rtunnel.options.command import main
 from rtunnel.options.plugins import rtc_client, rtc_host
+from rtunnel.pki.certificates import Kind
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.settings import IdentitySettings
 from tests.access.peers.parts import Organisation
@@ -36,9 +37,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def organisation(tmp_path: Path) -> Organisation:
     made = Organisation(tmp_path)
-    issued = made.issue("myhost")
-    (tmp_path / "cert.pem").write_bytes(issued.certificate_pem)
-    (tmp_path / "key.pem").write_bytes(issued.key_pem)
+    for kind in (Kind.HOST, Kind.CLIENT):
+        issued = made.issue("myhost", kind)
+        (tmp_path / f"{kind}.crt").write_bytes(issued.certificate_pem)
+        (tmp_path / f"{kind}.key").write_bytes(issued.key_pem)
     return made
 
 
@@ -87,13 +89,20 @@ def test_files_of_the_state_directory(state: Path) -> None:
 
 
 def test_an_organisation(organisation: Organisation, tmp_path: Path) -> None:
-    own = [f"--identity-cert={tmp_path / 'cert.pem'}", f"--identity-key={tmp_path / 'key.pem'}"]
-    host = parse_host(*own, f"--peer-ca={organisation.file}")
+    def own(kind: str) -> list[str]:
+        files = tmp_path / kind
+        return [f"--identity-cert={files}.crt", f"--identity-key={files}.key", f"--peer-ca={organisation.file}"]
+
+    host = parse_host(*own("host"))
     assert identity_of(host).certificate.subject.rfc4514_string() == "CN=myhost"
     assert trust_of(host).is_closed
-    client = parse_client(*own, f"--peer-ca={organisation.file}", "--host-name=y")
+    client = parse_client(*own("client"), "--host-name=y")
     assert client.identity.host_name == "y"
     assert trust_of(client).is_closed
+    with pytest.raises(usage.UsageError, match=r"client\.crt is not for a host: .*; make one with `rtunnel pki host`"):
+        parse_host(*own("client"))
+    with pytest.raises(usage.UsageError, match=r"host\.crt is not for a client: .*; make one with .*pki client"):
+        parse_client(*own("host"))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ def test_an_identity_with_a_second_key(shown: Any) -> None:
     assert "fingerprint aaaaa-bbbbb (closed)" in plain
 
 
+def test_invitations(shown: Any) -> None:
+    web = {"number": 7, "services": ["web"], "for": "Anna", "stage": "waiting", "spent": False, "client": None}
+    used = {"number": 8, "services": None, "for": None, "stage": "used", "spent": True, "client": "invited-abcde"}
+    out = shown(process("rtc-host", invitations=[web | {"until": "2030-01-02T03:04:05+00:00"}, used | {"until": None}]))
+    lines = [line.split() for line in out.splitlines()]
+    assert ["7", "Anna", "web", "waiting", "not", "spent", "2030-01-02T03:04:05+00:00"] in lines
+    assert ["8", "invited-abcde", "all", "used", "spent"] in lines
+
+
 def test_peers(shown: Any) -> None:
     peer = {
         "id": "a",

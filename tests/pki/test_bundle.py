@@ -39,6 +39,19 @@ def test_bundle_of_a_server(store: Store, elsewhere: Store) -> None:
     assert stat.S_IMODE(elsewhere.directory.stat().st_mode) == 0o750
 
 
+def test_bundle_of_a_host(store: Store, elsewhere: Store) -> None:
+    """It stands beside what a server and a client on the same machine have."""
+    operations.add_client(store, "laptop")
+    operations.add_host(store, "myhost")
+    for name in ("server", "laptop"):
+        unpack.unpack(elsewhere, arrived(store, name))
+    carried = arrived(store, "myhost")
+    assert (carried.kind, carried.name) == (Kind.HOST, "myhost")
+    assert b"# On the host's machine: rtunnel pki import FILE\n" in bundle.write(carried)
+    assert [path.name for path in unpack.unpack(elsewhere, carried).written] == ["host.crt", "host.key"]
+    assert warnings(elsewhere) == []
+
+
 @pytest.mark.parametrize("name", ["ca", "nobody", "../x"])
 def test_no_bundle(name: str, store: Store) -> None:
     with pytest.raises(PkiError):

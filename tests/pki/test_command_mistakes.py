@@ -14,7 +14,7 @@ from tests.pki.parts import Run, tree, wrong
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("pki", "rtunnel pki: name a command: init, client, bundle, import, show, renew, revoke; see --help"),
+        ("pki", "rtunnel pki: name a command: init, client, host, bundle, import, show, renew, revoke; see --help"),
         ("pkl", "rtunnel: 'pkl' is not a command; did you mean 'pki'?"),
         ("pki ini", "rtunnel pki: 'ini' is not a command; did you mean 'init'?"),
         ("pki --foo", "rtunnel pki: option --foo not recognized"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from rtunnel.pki.certificates import (
     crl_number,
     hosts_of,
     key_digest,
+    kind_of,
+    may_be,
     revocations,
     signed_by,
 )
@@ -74,6 +76,28 @@ def test_client(store: Store) -> None:
         operations.add_client(store, "laptop")
     pair.certificate.write_bytes(before["clients/laptop.crt"])
     assert tree(store.directory) == before
+
+
+def test_host(store: Store) -> None:
+    """Its certificate is for a host, stays one when it is renewed, and shares no name with a client's."""
+    operations.add_client(store, "laptop")
+    with pytest.raises(PkiError, match="client 'laptop' already exists"):
+        operations.add_host(store, "laptop")
+    operations.add_host(store, "myhost")
+    with pytest.raises(PkiError, match="host 'myhost' already exists"):
+        operations.add_client(store, "myhost")
+    pair = store.pair("myhost")
+    assert pair.certificate == store.directory / "hosts" / "myhost.crt"
+    former = store.load_certificate("myhost")
+    assert (kind_of(former), may_be(former, Kind.CLIENT)) == (Kind.HOST, False)
+    operations.renew(store, "myhost")
+    assert kind_of(store.load_certificate("myhost")) is Kind.HOST
+    assert operations.due(store, datetime.now(UTC) + timedelta(days=820)) == ["server", "laptop", "myhost"]
+    found = {(entry.name, entry.role, entry.replaced) for entry in inventory.take(store).entries}
+    assert found >= {("myhost", Kind.HOST, False), ("myhost", Kind.HOST, True), ("laptop", Kind.CLIENT, False)}
+    # The server's revocation is its own.
+    assert operations.revoke(store, "server") == [serial(store, "server")]
+    assert operations.revoke(store, "myhost") == [serial(store, "myhost"), former.serial_number]
 
 
 @pytest.mark.parametrize("name", ["../x", "ca", "server", ""])

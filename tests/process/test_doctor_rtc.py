@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rtunnel.access.identities import load_identity
+from rtunnel.access.peers.fingerprints import show_fingerprint
 from tests.ports import free_port
 from tests.process.doctor import Report, run
 from tests.process.harness import Process, Twistds, need, wait_until_open
@@ -146,6 +148,32 @@ def test_stun_and_turn(twistd: Twistds) -> None:
     assert bad.failed() == ["TURN", "TURN"]
     assert "401" in bad.text("TURN")
     assert "--turn-credential" in bad.advice
+
+
+def test_identities(tmp_path: Path) -> None:
+    """Who an end is and whom it trusts, also without signaling. Nothing is made."""
+    state = tmp_path / "state"
+    options = (f"--signal=ws://{LOOPBACK}:{free_port()}", *LOCAL, f"--state-dir={state}")
+    new = Report("host", *options)
+    assert new.text("identity") == (
+        "it gets its identity at its first start; open: it serves everybody whom the signaling server lets in"
+    )
+    assert not state.exists()
+    made = load_identity(state / "identities" / "client.pem", "rtunnel client")
+    (tmp_path / "clients").write_text("")
+    short = show_fingerprint(made.fingerprint)
+    assert Report("connect", *options).text("identity") == (
+        f"fingerprint {short}, ML-DSA-65, no second key; open: it trusts whomever the signaling server shows as the "
+        "host"
+    )
+    pinned = Report("connect", *options, f"--host-key={short}").text("identity")
+    assert pinned == f"fingerprint {short}, ML-DSA-65, no second key; closed: it is told whom to trust"
+    listed = Report("host", *options, f"--authorized-clients={tmp_path / 'clients'}").text("identity")
+    assert listed == "it gets its identity at its first start; closed: it is told whom to trust"
+    (state / "identities" / "client.pem").chmod(0o644)
+    bad = Report("connect", *options)
+    assert "identity" in bad.failed()
+    assert "client.pem" in bad.text("identity")
 
 
 def test_servers_that_are_silent(twistd: Twistds) -> None:

@@ -291,11 +291,12 @@ def test_a_host_that_is_not_known(machines: Machines) -> None:
 def test_certificates_of_an_organisation(machines: Machines) -> None:
     twistd, org = machines.twistd, machines.place / "org"
     assert say(twistd, "pki", "init", "--dir", str(org), "--name", "unused.example.org")[0] == 0
-    for name in (ID, "laptop", "phone"):
+    assert say(twistd, "pki", "host", "--dir", str(org), ID)[0] == 0
+    for name in ("laptop", "phone"):
         assert say(twistd, "pki", "client", "--dir", str(org), name)[0] == 0
 
     def options(name: str) -> list[str]:
-        files = org / "clients" / name
+        files = org / ("hosts" if name == ID else "clients") / name
         return [f"--identity-cert={files}.crt", f"--identity-key={files}.key", f"--peer-ca={org / 'ca.crt'}"]
 
     write(machines.clients_file, "laptop: {services: [held]}\n")

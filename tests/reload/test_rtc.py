@@ -18,7 +18,7 @@ from rtunnel.tls.web_server import WebTlsFactory
 from tests.ports import free_port
 from tests.reload.conftest import Run
 from tests.reload.parts import PROCESS, Case, Running, check, check_complete
-from tests.tls.parts import Authority
+from tests.tls.parts import SERVER, Authority
 
 # Both ends
 
@@ -145,7 +145,7 @@ def of_an_end(run: Run, plugin: Any, **own: Any) -> Running:
 
 @pytest.fixture
 def host(run: Run, authority: Authority) -> Running:
-    authority.client("laptop")
+    authority.issue("laptop", SERVER)
     running = of_an_end(run, rtc_host, host={"id": "cottage", "remote": "127.0.0.1:9"})
     assert isinstance(running.service, RtcHost)
     return running

@@ -57,11 +57,11 @@ class Authorities(WatchedFiles[CaFiles]):
             self._known.clear()
         return has_changed
 
-    def why_not(self, certificate: x509.Certificate, others: Sequence[x509.Certificate], kinds: Sequence[Kind]) -> str:
+    def why_not(self, certificate: x509.Certificate, others: Sequence[x509.Certificate], kind: Kind) -> str:
         """Return why these CAs do not vouch for a certificate; empty if they do.
 
         :param others: further certificates that its holder has shown, which nobody need trust.
-        :param kinds: the roles of which it must be for one.
+        :param kind: the role that it must be for.
         """
         shown = (certificate, *others[:MAX_DEPTH])
         # Nobody has looked at what is shown beside the chain, which may be large, and another one each time.
@@ -73,8 +73,8 @@ class Authorities(WatchedFiles[CaFiles]):
                 if len(self._known) >= _MOST_KNOWN:
                     self._known.clear()
                 self._known[known_as] = chain
-            if not any(may_be(certificate, kind) for kind in kinds):
-                return f"{show_subject(certificate)} is not for a {kinds[0]}: its extended key usage does not say so"
+            if not may_be(certificate, kind):
+                return f"{show_subject(certificate)} is not for a {kind}: its extended key usage does not say so"
         except _NotVouchedFor as error:
             return str(error)
         except ValueError as error:

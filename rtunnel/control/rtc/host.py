@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,11 @@ from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import answering, carried, resources
 from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.invitations.hosting import OpenInvitation
 from rtunnel.rtc.rights.trusted import describe
 from rtunnel.rtc.rights.uses import ClientUse
 from rtunnel.traffic.accounts import DEFAULT
+from rtunnel.wire.invitations.invitation import SPENT
 from rtunnel.wire.messages import clean_text
 
 
@@ -42,8 +45,29 @@ def look(host: RtcHost) -> dict[str, Any]:
         "signaling": signaling(host.signaling),
         **resources(host, host.memory),
         "services": services,
+        "invitations": [_invitation(each, host.reactor.seconds()) for each in host.invitations.latest],
         "peers": [{**peer_connection(peer), **_use(peer.use)} for peer in host.peers],
         "peer_totals": totals(host.history, host.peers),
+    }
+
+
+def _invitation(each: OpenInvitation, now: float) -> dict[str, Any]:
+    """Return where an invitation is, without its code.
+
+    :param now: by the reactor's clock.
+    """
+    services, found = each.terms.services, each.invitation
+    until = None
+    if found is not None and not each.is_over:
+        until = (datetime.now(UTC) + timedelta(seconds=found.ends_at - now)).isoformat(timespec="seconds")
+    return {
+        "number": each.number,
+        "services": None if services is None else sorted(name or DEFAULT for name in services),
+        "for": each.terms.name or None,
+        "stage": each.stage.value,
+        "spent": each.stage in SPENT,
+        "until": until,
+        "client": clean_text(each.client) or None,
     }
 
 

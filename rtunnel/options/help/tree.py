@@ -110,7 +110,7 @@ def _options(options: BaseOptions) -> Iterator[Option]:
             (f"--{name}", *short),
             bool(equals),
             _plain(options.docs[name]),
-            _words(setting) if equals and setting is not None else (),
+            _words(setting) if equals and setting is not None else getattr(options, "choices", {}).get(name, ()),
             setting,
         )
 

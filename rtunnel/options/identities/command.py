@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from twisted.python import usage
 
@@ -36,6 +37,9 @@ class Options(Verb):
         "sudo -u rtunnel rtunnel id host --state-dir /var/lib/rtunnel",
         "rtunnel id --json | jq -r .host.fingerprint",
     )
+
+    #: For completion: the values of options.
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"second": tuple(SCHEMES)}
 
     def __init__(self) -> None:
         super().__init__()

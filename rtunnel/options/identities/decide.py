@@ -37,7 +37,7 @@ def decide_identity(resolved: Resolved) -> IdentitySettings:
     )
     if found.cert is not None and found.key is not None:
         with resolved.reads_files("identity-cert", "identity-key"):
-            identity_from_files(found.cert, found.key)
+            identity_from_files(found.cert, found.key, "client" if "host-key" in values else "host")
     return found
 
 

@@ -16,7 +16,8 @@ def own_id(identity: IdentitySettings) -> str:
     :raises ConfigError: the host has no identity that stays.
     """
     try:
-        found = identity_from_files(identity.cert, identity.key) if identity.cert and identity.key else None
+        cert, key = identity.cert, identity.key
+        found = identity_from_files(cert, key, "host") if cert and key else None
         found = found or load_identity(Path(identity.state_dir or "", FOLDER, "host.pem"), "rtunnel host")
     except ConfigError as error:
         raise ConfigError(f"--id is missing, and this host has no identity to make one of: {error}") from error

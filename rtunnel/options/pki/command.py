@@ -15,7 +15,7 @@ from rtunnel.options.pki.report import report
 from rtunnel.options.verbs import Verbs
 from rtunnel.pki import bundle, files, inventory, names, operations, unpack
 from rtunnel.pki.authority import CA_DAYS, LEAF_DAYS
-from rtunnel.pki.certificates import EXPIRES_SOON, Algorithm, Kind, hosts_of
+from rtunnel.pki.certificates import EXPIRES_SOON, Algorithm, Kind, hosts_of, kind_of
 from rtunnel.pki.store import Store
 
 
@@ -69,27 +69,40 @@ class Client(Issuing, Carrying):
     """Make a certificate for a client, under the name that the log and the clients file use."""
 
     synopsis = "[options] NAME"
-    examples = (
+    examples: ClassVar[tuple[str, ...]] = (
         "rtunnel pki client laptop -o laptop.pem",
         "rtunnel pki client laptop -o - | ssh laptop rtunnel pki import -",
     )
+    kind = Kind.CLIENT
+    add = staticmethod(operations.add_client)
+    what = "the client's name"
 
     def run(self) -> None:
-        name = self.only_argument("the client's name")
+        name = self.only_argument(self.what)
         if self.output:
             self.check_output()
         store = self.store
-        made = operations.add_client(store, name, algorithm=self.algorithm, days=self.days or LEAF_DAYS)
+        made = self.add(store, name, algorithm=self.algorithm, days=self.days or LEAF_DAYS)
         stream = sys.stderr if self.output == STANDARD else sys.stdout
-        say(f"{store.pair(name).certificate}: client '{name}', {until(made.certificate)}", stream)
+        say(f"{store.pair(name).certificate}: {self.kind} '{name}', {until(made.certificate)}", stream)
         if self.output:
             self.write_bundle(name)
         else:
             say(f"Next: {self.command('bundle', name, '-o', f'{name}.pem')}")
 
 
+class Host(Client):
+    """Make a certificate for a host of the WebRTC tunnel, under its ID. Clients that have --peer-ca want it."""
+
+    synopsis = "[options] ID"
+    examples = ("rtunnel pki host myhost -o myhost.pem",)
+    kind = Kind.HOST
+    add = staticmethod(operations.add_host)
+    what = "the host's ID"
+
+
 class Bundle(Carrying):
-    """Write one file with everything that a client's machine needs: the CA's certificate, its own, and its private
+    """Write one file with everything that another machine needs: the CA's certificate, its own, and its private
     key. The name 'server' is for a server that is not on the CA's machine."""
 
     synopsis = "[options] NAME -o FILE"
@@ -144,6 +157,12 @@ class Import(Command):
             say(f"Now delete {source}.")
         if arrived.kind is Kind.SERVER:
             say(f"Next: rtunnel server --tls{self._environment_hint()}")
+        elif arrived.kind is Kind.HOST:
+            pair = store.own_host
+            say(
+                f"Next: rtunnel host --id {shlex.quote(arrived.name)} --identity-cert {pair.certificate} "
+                f"--identity-key {pair.key} --peer-ca {store.ca.certificate}"
+            )
         else:
             host = next(iter(arrived.servers), "HOST")
             address = f"[{host}]:7000" if ":" in host else f"{host}:7000"
@@ -176,8 +195,8 @@ class Show(Command):
 
 class Renew(Issuing):
     """Replace certificates with new ones, with new keys; the old ones are put aside and stay valid. Without a NAME,
-    renew all with less than 30 days left. NAME is a client's name, 'server', or 'ca', which gets more time and keeps
-    its key."""
+    renew all with less than 30 days left. NAME is a client's name, a host's ID, 'server', or 'ca', which gets more time
+    and keeps its key."""
 
     synopsis = "[options] [NAME...]"
     examples = (
@@ -233,7 +252,7 @@ class Renew(Issuing):
             of = ", ".join(hosts_of(made.certificate)) or "no name"
             say(f"the server, {until(made.certificate)}{limit}; for {of}. A running server picks it up by itself.")
         else:
-            say(f"client '{name}', {until(made.certificate)}{limit}")
+            say(f"{kind_of(made.certificate)} '{name}', {until(made.certificate)}{limit}")
             say(f"Next: {self.command('bundle', name, '-o', f'{name}.pem')}")
 
 
@@ -272,7 +291,8 @@ class Options(Verbs):
     subCommands: ClassVar = [
         ["init", None, Init, "Make a CA and the server's certificate."],
         ["client", None, Client, "Make a certificate for a client."],
-        ["bundle", None, Bundle, "Write one file to carry to a client's machine."],
+        ["host", None, Host, "Make one for a host of the WebRTC tunnel."],
+        ["bundle", None, Bundle, "Write one file to carry to another machine."],
         ["import", None, Import, "Unpack that file there."],
         ["show", None, Show, "List the certificates, and what is wrong with them."],
         ["renew", None, Renew, "Replace certificates with new ones."],

@@ -8,7 +8,7 @@ from pathlib import Path
 from rtunnel.pki.certificates import Kind, algorithm_of, crl_number, fingerprint, hosts_of
 from rtunnel.pki.inventory import Entry, Inventory
 
-_ROLES = {Kind.CA: "CA", Kind.SERVER: "server", Kind.CLIENT: "client"}
+_ROLES = {Kind.CA: "CA", Kind.SERVER: "server", Kind.HOST: "host", Kind.CLIENT: "client"}
 
 
 def report(directory: Path, inventory: Inventory) -> str:

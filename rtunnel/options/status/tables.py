@@ -112,6 +112,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
         for each in found["services"]:
             state = f"no answer: {each['problem']}" if each["problem"] else "answers" if each["answers"] else "unknown"
             tables[-1].add_row(*map(_clean, (each["name"] or DEFAULT, each["service"], state)), *_traffic(each))
+    tables.append(_invitations(found.get("invitations", [])))
     if "forwards" in found:
         tables.append(_table("Local", "Service", *_TRAFFIC))
         for each in found["forwards"]:
@@ -162,6 +163,18 @@ def _tunnels(found: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or "")),
             *_traffic(each),
+        )
+    return table
+
+
+def _invitations(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Invitation", "For", "Services", "State", "Guess", "Until")
+    for each in found:
+        services = "all" if each["services"] is None else ", ".join(each["services"])
+        guess = "spent" if each["spent"] else "not spent"
+        table.add_row(
+            str(each["number"]),
+            *map(_clean, (each["client"] or each["for"] or "", services, each["stage"], guess, each["until"] or "")),
         )
     return table
 

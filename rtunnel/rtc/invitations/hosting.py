@@ -30,7 +30,7 @@ from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.token_bucket import KeyedBuckets, TokenBucket
 from rtunnel.wire.invitations.code import MAX_NUMBER, InvitationCode, invitation_id, new_code
 from rtunnel.wire.invitations.exchange import Confirmation, client_in
-from rtunnel.wire.invitations.invitation import Invitation, Stage
+from rtunnel.wire.invitations.invitation import CONNECTS_WITHIN, Invitation, Stage
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, ERROR, OFFER, Signal
 
@@ -266,6 +266,11 @@ class Invitations(MultiService):
         """Those that are not over."""
         return [each for each in self._all.values() if not each.is_over]
 
+    @property
+    def latest(self) -> Collection[OpenInvitation]:
+        """Those that are open, and the last ones that are over."""
+        return [*self._over.values(), *self.open]
+
     def use(self, signal: SignalClientSettings) -> None:
         """Reach the signaling server in another way, or another one."""
         self.signal = signal
@@ -353,13 +358,15 @@ class Invitations(MultiService):
             del self._over[next(iter(self._over))]
 
     def _say_end(self, each: OpenInvitation) -> None:
-        if each.stage is Stage.FAILED and each.code is not None:
+        if each.stage is Stage.FAILED and each.invitation is not None:
             self._failures.level(self.reactor.seconds())
             self._failures.spend(1)
             self.log.warn(
-                "invitation {number} is spent: whoever answered to it did not have the right code, or did not come; "
-                "make a new one",
+                "invitation {number} is spent: {why}; nobody was let in; make a new one ('rtunnel host invite')",
                 number=each.number,
+                why="somebody has tried a wrong code"
+                if each.invitation.was_wrong
+                else f"whoever was answered has not shown a code within {CONNECTS_WITHIN:.0f} s",
             )
         elif each.code is not None:
             self.log.info("invitation {number} is {stage}", number=each.number, stage=each.stage.value)

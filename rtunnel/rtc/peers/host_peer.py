@@ -48,6 +48,7 @@ _STRIPPED = (
     "it seals its channels, and its offer did not say so: somebody on the way has changed what the ends announce to "
     "each other"
 )
+_ANOTHER = "another client with the same ID at the signaling server is connected"
 
 
 class Host(Protocol):
@@ -68,6 +69,7 @@ class Host(Protocol):
     invitations: Invitations
     uses: Uses
 
+    def takes_place(self, peer: HostPeer) -> bool: ...
     def makes_room(self, peer: HostPeer) -> bool: ...
     def peer_ended(self, peer: HostPeer, reason: str) -> None: ...
     def stream_ended(self) -> None: ...
@@ -122,6 +124,11 @@ class HostPeer(Peer):
         return self.sealed.party if self.sealed is not None else ""
 
     @property
+    def is_proved(self) -> bool:
+        """Whether the client is connected, and has proved to be somebody whom this host has been told to trust."""
+        return self.is_connected and self.sealed is not None and self.sealing.trust.is_closed
+
+    @property
     def heard_from(self) -> str:
         """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.heard_from`."""
         return self.connection.heard_from
@@ -144,6 +151,11 @@ class HostPeer(Peer):
 
     def ready(self) -> None:
         """See :class:`Peer`."""
+        if not self._host.takes_place(self):
+            # Only one that is sealed is asked to give way to another.
+            assert self.sealed is not None
+            self.sealed.session.refuse(Code.UNAUTHORIZED, _ANOTHER)
+            return
         if not self._host.makes_room(self):
             self.give_up("there is no room for it (--max-clients)", LIMIT)
             return

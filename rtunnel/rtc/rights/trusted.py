@@ -27,7 +27,7 @@ def identity_of(settings: EndSettings) -> Identity:
     """
     chosen = settings.identity
     if chosen.cert is not None and chosen.key is not None:
-        return identity_from_files(chosen.cert, chosen.key)
+        return identity_from_files(chosen.cert, chosen.key, _kind(settings))
     path = identity_file(settings)
     if path is None:
         return ephemeral_identity()
@@ -47,6 +47,17 @@ def identity_of(settings: EndSettings) -> Identity:
         new=f" (new; its key is in {path})" if is_new else "",
     )
     return identity
+
+
+def known_identity(settings: EndSettings) -> Identity | None:
+    """Return who this end is; None: its identity is made when it starts. Nothing is written.
+
+    :raises ConfigError: files cannot be used.
+    """
+    path = identity_file(settings)
+    if settings.identity.cert is None and (path is None or not _is_there(path)):
+        return None
+    return identity_of(settings)
 
 
 def identity_file(settings: EndSettings) -> Path | None:

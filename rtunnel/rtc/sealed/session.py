@@ -21,7 +21,9 @@ from hmac import compare_digest
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import crypto
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -44,6 +46,16 @@ MOST = 256 * 1024
 MOST_MESSAGES = 64
 #: The size of the pieces in which bytes of TLS are sent.
 _PIECE = 16384
+
+#: What the parser of certificates raises; see :mod:`cryptography.x509` and :mod:`OpenSSL.crypto`.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    crypto.Error,
+)
 
 IN_BETWEEN = (
     "somebody sits between this end and the {other}: the {other} sees other certificates in DTLS than this end does. "
@@ -200,8 +212,7 @@ class SealedSession:
         engine = self._engine
         try:
             plain = engine.receive(data)
-        except Exception as error:
-            # The parser of certificates raises many kinds of exceptions.
+        except UNREADABLE as error:
             raise ValueError(f"a certificate that cannot be read ({type(error).__name__})") from None
         self._flush()
         if engine.peer is not None and self._root is None:

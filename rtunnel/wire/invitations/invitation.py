@@ -35,6 +35,10 @@ class Stage(Enum):
     WITHDRAWN = "withdrawn"
 
 
+#: Where the only guess is spent.
+SPENT = frozenset({Stage.ANSWERED, Stage.USED, Stage.FAILED})
+
+
 class Invitation:
     """One invitation.
 
@@ -44,12 +48,14 @@ class Invitation:
     :ivar code: its code.
     :ivar stage: where it is.
     :ivar ends_at: when it ends by itself.
+    :ivar was_wrong: whether it has failed by a confirmation that was wrong, not by one that did not come.
     """
 
     def __init__(self, code: InvitationCode, host_id: str, now: float) -> None:
         self.code = code
         self.stage = Stage.WAITING
         self.ends_at = now + LASTS
+        self.was_wrong = False
         self._host_id = host_id
         self._half: Half | None = Half(code, HOST)
         self._confirmation: Confirmation | None = None
@@ -76,6 +82,7 @@ class Invitation:
         try:
             self._confirmation = half.finish(theirs, self._host_id)
         except BadExchange as error:
+            self.was_wrong = True
             self._end(Stage.FAILED)
             raise BadSignal(str(error)) from error
         return answer_payload(Answer(half.message, self._host_id))
@@ -88,6 +95,7 @@ class Invitation:
     def confirmed(self, is_right: bool) -> None:
         """Take note of what came from a client that has named this invitation."""
         if self.stage is Stage.ANSWERED:
+            self.was_wrong = not is_right
             self._end(Stage.USED if is_right else Stage.FAILED)
 
     def withdraw(self) -> None:

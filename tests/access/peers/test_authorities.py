@@ -15,7 +15,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.pki.certificates import Kind
 from tests.tls.parts import DAY, Authority, Holder
 
-CLIENT = (Kind.CLIENT,)
+CLIENT = Kind.CLIENT
 
 
 @dataclass
@@ -136,7 +136,8 @@ def test_roles(chain: Chain) -> None:
     assert trusted.why_not(server, (), CLIENT) == (
         "the certificate of 'server' is not for a client: its extended key usage does not say so"
     )
-    assert trusted.why_not(server, (), (Kind.SERVER, Kind.CLIENT)) == ""
+    assert trusted.why_not(server, (), Kind.HOST) == ""
+    assert "is not for a host" in trusted.why_not(chain.root.client().certificate, (), Kind.HOST)
 
 
 def test_mistakes(chain: Chain, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rtunnel.access.peers.authorized_clients import read_authorized_clients
 from rtunnel.access.peers.known_hosts import read_known_hosts
 from rtunnel.addresses import DialAddress
 from rtunnel.control.actions.invite import Inviting
+from rtunnel.control.rtc import host as host_view
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.host import RtcHost
@@ -273,6 +276,12 @@ async def test_the_actions(ends: Ends) -> None:
             await inviting.invite(asked)
         assert str(caught.value) == why
     found = await inviting.invite({"services": ["web"], "name": "Anna"})
+    [shown] = host_view.look(host)["invitations"]
+    until = datetime.fromisoformat(shown.pop("until"))
+    assert timedelta(seconds=0) < until - datetime.now(UTC) <= timedelta(seconds=600)
+    web = {"number": 1, "services": ["web"], "for": "Anna"}
+    assert shown == web | {"stage": "waiting", "spent": False, "client": None}
+    assert found["code"] not in json.dumps(host_view.look(host))
     assert found["was_open"] is True
     assert (found["number"], found["stage"], found["host"], found["terms"]) == (1, "waiting", ID, "service web")
     assert 590 < found["seconds_left"] <= 600
@@ -286,6 +295,9 @@ async def test_the_actions(ends: Ends) -> None:
     assert (now["client"], now["seconds_left"]) == ("Anna", 0.0)
     await rtc.connected(client)
     second = await inviting.invite({})
+    used, shown = host_view.look(host)["invitations"]
+    assert used == web | {"stage": "used", "spent": True, "until": None, "client": "Anna"}
+    assert (shown["services"], shown["for"], shown["stage"], shown["spent"]) == (None, None, "waiting", False)
     assert second["was_open"] is False
     assert inviting.withdraw({"number": second["number"]})["stage"] == "withdrawn"
     for asked, why in (

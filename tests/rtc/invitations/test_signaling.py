@@ -64,7 +64,9 @@ async def test_a_wrong_code(rtc: World) -> None:
     assert client.confirms(each) == (False, False)
     assert ADMITTED[id(host)] == []
     assert each.stage.value == "failed"
-    await rtc.lines.wait_for("invitation 1 is spent: whoever answered to it did not have the right code")
+    said = "invitation 1 is spent: somebody has tried a wrong code; nobody was let in; make a new one"
+    await rtc.lines.wait_for(said)
+    assert rtc.lines.text.count(said) == 1
     await rtc.until(lambda: ids(server) == {"client"}, "an ID that is free again")
     late = Invited(rtc, server, code_of(each), "late")
     await rtc.until(lambda: late.told, "a refusal")
@@ -197,7 +199,7 @@ async def test_time_is_over(rtc: World, is_answered: bool) -> None:
     each.invitation.ends_at = now
     await rtc.until(lambda: each.is_over, "an end")
     assert each.stage.value == ("failed" if is_answered else "expired")
-    await rtc.lines.wait_for("invitation 1 is (spent: whoever answered to it did|expired)")
+    await rtc.lines.wait_for("invitation 1 is (spent: whoever was answered has not shown a code within|expired)")
     await rtc.until(lambda: "rtunnel-invite-1" not in ids(server), "an ID that is free")
 
 

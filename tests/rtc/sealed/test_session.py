@@ -6,8 +6,13 @@ import hashlib
 import hmac
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import NameOID
+from OpenSSL import crypto
 
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.trust import Verdict
@@ -337,3 +342,48 @@ def test_messages_that_nobody_asked_for(make_pair: Make) -> None:
     client._say(b"\0\0\0\2{}")
     pair.settle()
     assert pair.host.end.why.endswith(f"more than {session.MOST_MESSAGES} messages on the control channel")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("odd"),
+        UnsupportedAlgorithm("odd"),
+        x509.InvalidVersion("odd", 7),
+        x509.DuplicateExtension("odd", NameOID.COMMON_NAME),
+        x509.UnsupportedGeneralNameType("odd"),
+        crypto.Error([]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_certificate_that_cannot_be_read(make_pair: Make, error: Exception) -> None:
+    pair = make_pair()
+    raises(pair, error)
+    pair.connect()
+    assert pair.host.why == (
+        f"the client broke the protocol of sealed channels: a certificate that cannot be read ({type(error).__name__})"
+    )
+
+
+def test_our_own_mistakes_are_not_called_a_certificates(make_pair: Make) -> None:
+    pair = make_pair()
+    raises(pair, KeyError("ours"))
+    with pytest.raises(KeyError, match="ours"):
+        pair.connect()
+
+
+def raises(pair: Pair, error: Exception) -> None:
+    """Let the host fail at what it gets in TLS."""
+
+    class Failing:
+        def __init__(self, engine: Any) -> None:
+            self._engine = engine
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._engine, name)
+
+        def receive(self, data: bytes) -> bytes:
+            raise error
+
+    session: Any = pair.host.end.session
+    session._engine = Failing(session._engine)
