@@ -10,10 +10,12 @@ from tests.patience import PATIENCE
 from tests.process.harness import poll
 
 LOOPBACK = "127.0.0.1"
+PAUSE = 0.02
+"""Seconds between an answer and the next request of a visitor: without them all cores are busy with nothing else."""
 
 
 class Load:
-    """Visitors who ask for a page all the time, all at once, until the ``with`` block ends.
+    """Visitors who ask for a page again and again, all at once, until the ``with`` block ends.
 
     It fails if one of them gets no answer. How much they ask for is up to the test, which waits for so many answers:
     in a given time, a busy machine may give none.
@@ -47,7 +49,7 @@ class Load:
     def _visit(self) -> None:
         visitor = http.client.HTTPConnection(LOOPBACK, self._port, timeout=PATIENCE)
         try:
-            while not self._over.is_set():
+            while not self._over.wait(PAUSE):
                 visitor.request("GET", "/", headers=self._headers)
                 with visitor.getresponse() as answer:
                     answer.read()
