@@ -25,7 +25,7 @@ from tests.process.test_reload import Ends, rtunnel
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
 SERVER = ("rtunnel-server", "--config", "server.yaml")
 

@@ -26,7 +26,7 @@ from tests.process.upgrades import Successors, ended
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")
 
 
 @pytest.fixture(autouse=True)
