@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.commands import run_to_end
 from tests.process.harness import Process, Twistds, poll, wait_until_closed, wait_until_open
-from tests.process.http_load import Load
+from tests.process.http_load import PAUSE, Load
 from tests.process.nginx import Nginx
 from tests.process.services import LOOPBACK, Service, Visitor, count, fetch, page, wait_for_page
 
@@ -213,7 +213,7 @@ def test_visitors_notice_nothing(twistd: Twistds, nginx: Nginx, tmp_path: Path) 
     [tunnel] = ends.settings["client"]["tunnels"]
     places = [f"{LOOPBACK}:{free_port()}" for _ in range(4)]
     download = Download(ends.public)
-    with Load(ends.public, 4) as kept, Load(ends.public, 4, keeps=False) as each_new:
+    with Load(ends.public, 4, pause=PAUSE) as kept, Load(ends.public, 4, keeps=False, pause=PAUSE) as each_new:
         for number in range(RELOADS):
             download.let((number + 1) / (RELOADS + 1))
             odd = number % 2
