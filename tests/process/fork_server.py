@@ -300,6 +300,8 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> None:
     # The one that is there believes that it can seek.
     sys.stdout = os.fdopen(1, "w", buffering=1 if os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)
     sys.argv = request["argv"]
+    # What an upgrade starts again.
+    sys.orig_argv = [sys.executable, *sys.argv]
     # As an interpreter has it: the program's folder, PYTHONPATH, and the rest.
     more = request["env"].get("PYTHONPATH", "")
     sys.path[:1] = [str(Path(sys.argv[0]).parent), *more.split(os.pathsep)] if more else [str(Path(sys.argv[0]).parent)]

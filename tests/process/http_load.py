@@ -10,10 +10,12 @@ from tests.patience import PATIENCE
 from tests.process.harness import poll
 
 LOOPBACK = "127.0.0.1"
+PAUSE = 0.02
+"""Seconds, for visitors who are there for long: without a pause all cores are busy with nothing else."""
 
 
 class Load:
-    """Visitors who ask for a page all the time, all at once, until the ``with`` block ends.
+    """Visitors who ask for a page again and again, all at once, until the ``with`` block ends.
 
     It fails if one of them gets no answer. How much they ask for is up to the test, which waits for so many answers:
     in a given time, a busy machine may give none.
@@ -22,10 +24,14 @@ class Load:
     :param connections: how many visitors there are; each has one connection.
     :param host: the host name that they ask for.
     :param keeps: they keep their connection; otherwise each request has a new one.
+    :param pause: seconds between an answer and the next request of the same visitor.
     """
 
-    def __init__(self, port: int, connections: int, *, host: str = LOOPBACK, keeps: bool = True) -> None:
+    def __init__(
+        self, port: int, connections: int, *, host: str = LOOPBACK, keeps: bool = True, pause: float = 0.0
+    ) -> None:
         self._port = port
+        self._pause = pause
         self._headers = {"Host": host, "Connection": "keep-alive" if keeps else "close"}
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -47,7 +53,7 @@ class Load:
     def _visit(self) -> None:
         visitor = http.client.HTTPConnection(LOOPBACK, self._port, timeout=PATIENCE)
         try:
-            while not self._over.is_set():
+            while not self._over.wait(self._pause):
                 visitor.request("GET", "/", headers=self._headers)
                 with visitor.getresponse() as answer:
                     answer.read()

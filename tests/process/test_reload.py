@@ -8,8 +8,6 @@ import os
 import pwd
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -21,8 +19,9 @@ import yaml
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Process, Twistds, clean_environment, poll, wait_until_closed, wait_until_open
-from tests.process.http_load import Load
+from tests.process.commands import run_to_end
+from tests.process.harness import Process, Twistds, poll, wait_until_closed, wait_until_open
+from tests.process.http_load import PAUSE, Load
 from tests.process.nginx import Nginx
 from tests.process.services import LOOPBACK, Service, Visitor, count, fetch, page, wait_for_page
 
@@ -40,14 +39,8 @@ def _sockets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 def rtunnel(*arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rtunnel", *arguments],
-        env=clean_environment({"PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}),
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    done = run_to_end("rtunnel", *arguments, cwd=ROOT, env={"LC_ALL": "C.UTF-8"})
+    return done.returncode, done.stdout, done.stderr
 
 
 class Ends:
@@ -220,7 +213,7 @@ def test_visitors_notice_nothing(twistd: Twistds, nginx: Nginx, tmp_path: Path) 
     [tunnel] = ends.settings["client"]["tunnels"]
     places = [f"{LOOPBACK}:{free_port()}" for _ in range(4)]
     download = Download(ends.public)
-    with Load(ends.public, 4) as kept, Load(ends.public, 4, keeps=False) as each_new:
+    with Load(ends.public, 4, pause=PAUSE) as kept, Load(ends.public, 4, keeps=False, pause=PAUSE) as each_new:
         for number in range(RELOADS):
             download.let((number + 1) / (RELOADS + 1))
             odd = number % 2

@@ -17,7 +17,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistds, poll, wait_until_closed, wait_until_open
-from tests.process.http_load import Load
+from tests.process.http_load import PAUSE, Load
 from tests.process.services import LOOPBACK, Background, Service, Visitor, count, fetch, page
 from tests.process.systemd import Systemd
 from tests.process.test_etc import PACKAGED, ROOT, read_unit
@@ -25,7 +25,7 @@ from tests.process.test_reload import Ends, rtunnel
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
 SERVER = ("rtunnel-server", "--config", "server.yaml")
 
@@ -78,7 +78,10 @@ class TestRestart:
         ends.write("client", tunnels=[tunnel, {"publish": f"http:a.example={tunnel['local']}"}])
         assert rtunnel("reload", str(ends.client.pid))[0] == 0
         for _ in range(2):
-            with Load(ends.public, 4, keeps=False) as load, Load(http, 4, host="a.example", keeps=False) as named:
+            with (
+                Load(ends.public, 4, keeps=False, pause=PAUSE) as load,
+                Load(http, 4, host="a.example", keeps=False, pause=PAUSE) as named,
+            ):
                 load.wait_for(20)
                 named.wait_for(20)
                 assert ends.server.terminate() == 0

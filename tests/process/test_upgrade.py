@@ -16,7 +16,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistds, poll, twistd_program, wait_until_closed, wait_until_open
-from tests.process.http_load import Load
+from tests.process.http_load import PAUSE, Load
 from tests.process.nginx import Nginx
 from tests.process.rtc import UdpService
 from tests.process.services import LOOPBACK, Service, Visitor, count, fetch, page, wait_for_page
@@ -26,7 +26,7 @@ from tests.process.upgrades import Successors, ended
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")
 
 
 @pytest.fixture(autouse=True)
@@ -109,10 +109,10 @@ def test_nobody_is_cut(twistd: Twistds, nginx: Nginx, serve: Serve, successors: 
         poll(lambda: f"visitors {IDLE}" in rtunnel("status", str(client))[1], PATIENCE, "all visitors")
         download = Download(ends.public)
         loads = [
-            Load(ends.public, 4),
-            Load(ends.public, 4, keeps=False),
-            Load(http, 4, host="a.example.org"),
-            Load(http, 4, host="a.example.org", keeps=False),
+            Load(ends.public, 4, pause=PAUSE),
+            Load(ends.public, 4, keeps=False, pause=PAUSE),
+            Load(http, 4, host="a.example.org", pause=PAUSE),
+            Load(http, 4, host="a.example.org", keeps=False, pause=PAUSE),
         ]
         for load in loads:
             visitors.enter_context(load)

@@ -20,7 +20,7 @@ from tests.process.upgrades import Newer, Successors, ended
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")
 
 
 @pytest.fixture(autouse=True)

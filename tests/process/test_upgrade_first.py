@@ -23,7 +23,7 @@ from tests.process.upgrades import ended
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
 
 
 @pytest.fixture(autouse=True)

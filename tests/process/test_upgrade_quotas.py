@@ -19,7 +19,7 @@ from tests.process.upgrades import Successors, ended
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")
 
 KB = 1000
 

@@ -25,7 +25,7 @@ from tests.tls.parts import Authority
 
 Serve = Callable[..., Service]
 
-pytestmark = [pytest.mark.cold, pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs UNIX sockets")
 
 SIZE = 30_000_000
 
