@@ -171,7 +171,7 @@ def test_proofs_that_are_none(make_one: Meet, side: int, name: str) -> None:
         (lambda exported, role: public + another.prove(exported, role)[len(public) :], wrong),
         # Sizes.
         (lambda exported, role: key.prove(exported, role)[:-1], wrong),
-        (lambda exported, role: key.prove(exported, role) + b"\0", wrong),
+        (lambda exported, role: key.prove(exported, role) + b"\1", wrong),
         (lambda exported, role: public + b"\0", wrong),
         (lambda exported, role: public + bytes(MAX_SECOND - len(public)), wrong),
         (lambda exported, role: public, f"second signature ({name}) is malformed"),
