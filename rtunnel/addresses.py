@@ -24,13 +24,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
-from twisted.internet.endpoints import (
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    UNIXClientEndpoint,
-    clientFromString,
-    serverFromString,
-)
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint, IStreamServerEndpoint
 from zope.interface import implementer
 
@@ -104,7 +97,8 @@ class ListenAddress:
         else:
             description = server_description(kind, text)
         address = cls(text, description)
-        _attempt(address.endpoint, text, LISTEN_FORMS)
+        if kind not in (None, "tcp", "tcp6", "unix"):
+            _attempt(address.endpoint, text, LISTEN_FORMS)
         return address
 
     @property
@@ -126,6 +120,8 @@ class ListenAddress:
 
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """Return the endpoint to listen on."""
+        from twisted.internet.endpoints import serverFromString
+
         positional, named = split_description(self.description.removeprefix(PROXIED if self.is_proxied else ""))
         if positional[0] in ("tcp", "tcp6", "unix"):
             named.setdefault("backlog", str(BACKLOG))
@@ -189,7 +185,8 @@ class DialAddress:
         else:
             description, host, port = client_description(kind, text)
         address = cls(text, description, host, port)
-        _attempt(lambda reactor: address.endpoint(reactor, 1.0), text, DIAL_FORMS)
+        if kind not in (None, "tcp", "unix"):
+            _attempt(lambda reactor: address.endpoint(reactor, 1.0), text, DIAL_FORMS)
         return address
 
     @classmethod
@@ -236,6 +233,13 @@ class DialAddress:
         :param timeout: seconds that an attempt may take. A timeout in the endpoint string wins, and endpoints other
             than ``tcp`` and ``unix`` have only their own.
         """
+        from twisted.internet.endpoints import (
+            TCP4ClientEndpoint,
+            TCP6ClientEndpoint,
+            UNIXClientEndpoint,
+            clientFromString,
+        )
+
         positional, named = split_description(self.description)
         own_timeout = float(named.get("timeout", timeout))
         build: Any
@@ -348,6 +352,10 @@ def host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tupl
 
 def _attempt(build: Any, text: str, forms: str) -> None:
     """Build an endpoint without a reactor, to find errors that only Twisted or a plugin notices."""
+    from twisted.internet import endpoints
+
+    if endpoints.TLSMemoryBIOFactory is None and not text.startswith("systemd:"):
+        raise ConfigError(f"'{text}' is an endpoint of a plugin, and this process has begun without any; restart it")
     try:
         build(_NoReactor())
     except ConfigError:

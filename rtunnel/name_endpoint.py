@@ -11,7 +11,6 @@ from typing import Any
 
 from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError, TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -48,6 +47,8 @@ class NameEndpoint:
 
     def at(self, address: IPAddress) -> IStreamClientEndpoint:
         """Return the endpoint of one address of the host."""
+        from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+
         build: Any = TCP6ClientEndpoint if isinstance(address, IPv6Address) else TCP4ClientEndpoint
         endpoint: IStreamClientEndpoint = build(
             self.reactor, dialled(address), self.port, timeout=self.timeout, bindAddress=self.source

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rtunnel.tls.identity import Peer
 from rtunnel.traffic.accounts import BOUNDS, Account, Accounts
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.memory import Memory
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 
 def resources(service: DrainingService, memory: Memory) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.interfaces import IListeningPort
 
 
@@ -57,6 +56,8 @@ def adopt(reactor: Any, sock: socket.socket, factory: Any) -> Any:
 
 def may_be_handed(port: object) -> bool:
     """Return whether a successor can take a port: one of TCP, with nothing of Twisted's between it and us."""
+    from twisted.internet import tcp
+
     return type(port) is tcp.Port
 
 

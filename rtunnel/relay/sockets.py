@@ -7,12 +7,14 @@ import struct
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv6Address as IPv6, ip_address
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Factory
+
+if TYPE_CHECKING:
+    from twisted.internet import tcp
 
 try:
     import resource
@@ -134,6 +136,8 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     :return: the socket, which does not block, and the bytes that were written to the transport but not sent yet.
     :raises ValueError: the transport has no connected socket, or is closing.
     """
+    from twisted.internet import tcp
+
     # A TLS transport would hand out the socket below it.
     if not isinstance(transport, tcp.Connection) or transport.TLS:
         raise ValueError(f"{type(transport).__name__} has no socket of its own")

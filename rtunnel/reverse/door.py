@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol as TypingProtocol
+from typing import TYPE_CHECKING, Any, Protocol as TypingProtocol
 
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
@@ -33,8 +33,6 @@ from rtunnel.relay.sockets import (
     format_address,
     take_socket,
 )
-from rtunnel.tls.identity import Peer
-from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.descriptors import Descriptors
@@ -42,6 +40,11 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.places import Places
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
 from rtunnel.wire.opening import ATTACH_START, MAX_ATTACH, Kind, Opening, read_opening
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.settings import ServerSettings
+    from rtunnel.tls.identity import Peer
+    from rtunnel.tls.listener import TlsListener
 
 #: Seconds of silence after which a connection is taken for a reference client that waits on the shared port.
 SILENT_AFTER = 1.0
@@ -268,6 +271,19 @@ class Door(LandingFactory):
 
     def __len__(self) -> int:
         return len(self.incoming)
+
+    def build_tls(self, reactor: Any, settings: ServerSettings, has_link: Callable[[str], bool]) -> TlsListener | None:
+        """Let links have TLS, if the settings say so; return what makes their transports.
+
+        :param has_link: see :class:`~rtunnel.tls.listener.TlsListener`.
+        :raises ConfigError: the files cannot be used.
+        """
+        if settings.tls is not None:
+            from rtunnel.tls.listener import TlsListener
+
+            bounds = settings.handshake_timeout, settings.max_handshakes
+            self.tls = TlsListener(reactor, settings.tls, *bounds, self.proved, has_link, self.heard_no_tls)
+        return self.tls
 
     def build(self, address: IAddress | None) -> Protocol:
         """See :class:`LandingFactory`."""

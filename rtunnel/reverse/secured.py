@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from rtunnel.tls.identity import Peer, expiry_warning
 from rtunnel.tls.policy import Role
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.keys import EXPORTER_LABEL, EXPORTER_LENGTH, exporter_context
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 _log = DebugLog()
 
@@ -21,6 +21,8 @@ def export_for_records(transport: Any, peer: Peer) -> bytes:
     :param transport: a :class:`~rtunnel.tls.transport.TlsTransport`.
     :param peer: its other end.
     """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     own, other = transport.certificate, peer.certificate
     server, client = (own, other) if transport.role is Role.SERVER else (other, own)
     context = exporter_context(server.public_bytes(Encoding.DER), client.public_bytes(Encoding.DER))
@@ -36,6 +38,8 @@ def log_secured(
     :param info: logs a line, as :meth:`twisted.logger.Logger.info` does.
     :param warn: logs a warning.
     """
+    from rtunnel.tls.identity import expiry_warning
+
     info(
         "link {peer}: TLS 1.3, key exchange {group}, certificate of {name} ({signature})",
         peer=transport.peer_name,

@@ -18,8 +18,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.errors import ConfigError
 from rtunnel.proxies import Proxy
 from rtunnel.services.health_settings import HealthSettings
-from rtunnel.tls.hosts import CertificateFiles
-from rtunnel.tls.policy import TlsSettings
+from rtunnel.tls.policy import CertificateFiles, TlsSettings
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rtunnel.pki.certificates import hosts_of
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.tls.openssl import hold_no_buffers, write_whole
+from rtunnel.tls.policy import CertificateFiles
 from rtunnel.tls.stream_end import ACME
 from rtunnel.tls.web_server import WebFiles, web_context
 from rtunnel.upkeep.watched_files import WatchedFiles
@@ -25,14 +25,6 @@ from rtunnel.wire.web.client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, Cli
 #: The alert for a visitor with whom there is no common application protocol (RFC 7301).
 NO_APPLICATION_PROTOCOL = 120
 HTTP = b"http/1.1"
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateFiles:
-    """Where the operator keeps a certificate, followed by any intermediate ones, and its private key. Both are PEM."""
-
-    certificate: Path
-    private_key: Path
 
 
 class Host:

@@ -1,31 +1,13 @@
-"""Twisted's own TLS with a bound on what a peer says after the handshake (see :class:`~rtunnel.tls.openssl.Messages`),
-and an end that leaves nothing of OpenSSL behind.
+"""Twisted's own TLS with a bound on what a peer says after the handshake (see :class:`~rtunnel.tls.openssl.Messages`).
 
 Under Twisted's TLS are ``wss``, and the endpoints whose kind is ``ssl``.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from weakref import ref
-
-from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
-
-from rtunnel.tls.openssl import Messages
-
-
-class Untraced(TLSMemoryBIOProtocol):
-    """A connection that has no traceback of its end.
-
-    Twisted has the failure in a local variable, which is in the failure's traceback, and that has OpenSSL's connection:
-    a reference cycle, which would wait for the garbage collector.
-    """
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        super()._tlsShutdownFinished(reason)
-        if reason is not None and reason.value is not None:
-            reason.tb = reason.value.__traceback__ = None
 
 
 def limit_messages(transport: Any) -> None:
@@ -33,8 +15,15 @@ def limit_messages(transport: Any) -> None:
 
     :param transport: as the protocol above it knows it. May be given again.
     """
-    if not isinstance(transport, TLSMemoryBIOProtocol) or hasattr(transport, "messages"):
+    twisted_tls = sys.modules.get("twisted.protocols.tls")
+    if (
+        twisted_tls is None
+        or not isinstance(transport, twisted_tls.TLSMemoryBIOProtocol)
+        or hasattr(transport, "messages")
+    ):
         return
+    from rtunnel.tls.openssl import Messages
+
     # A cycle would wait for the garbage collector.
     weak = ref(transport)
 

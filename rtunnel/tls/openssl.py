@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 
 from rtunnel.errors import ConfigError
 
@@ -191,3 +193,16 @@ def _set(context: SSL.Context, function: str, names: Sequence[str], what: str) -
         _lib.ERR_clear_error()
         version = SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii", "replace")
         raise ConfigError(f"{version} does not have the {what} {', '.join(names)}; {_REMEDY}")
+
+
+class Untraced(TLSMemoryBIOProtocol):
+    """A connection that has no traceback of its end.
+
+    Twisted has the failure in a local variable, which is in the failure's traceback, and that has OpenSSL's connection:
+    a reference cycle, which would wait for the garbage collector.
+    """
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        super()._tlsShutdownFinished(reason)
+        if reason is not None and reason.value is not None:
+            reason.tb = reason.value.__traceback__ = None

@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
-
-from cryptography import x509
-from OpenSSL import SSL, crypto
+from typing import TYPE_CHECKING, Protocol
 
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
-from rtunnel.tls import openssl
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from OpenSSL import SSL, crypto
 
 #: Hybrid groups first; then those that the reference programs offer, in their order.
 GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM512", "MLKEM1024")
@@ -86,6 +86,14 @@ class TlsSettings:
         return self.ca.with_name("ca.crl")
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where the operator keeps a certificate, followed by any intermediate ones, and its private key. Both are PEM."""
+
+    certificate: Path
+    private_key: Path
+
+
 def parse_groups(text: str) -> tuple[str, ...]:
     """Return the names of post-quantum groups, separated by commas or colons, in order of preference.
 
@@ -143,6 +151,10 @@ def make_context(groups: tuple[str, ...] = GROUPS, *, allow_classical: bool = Fa
     :param allow_classical: see :attr:`TlsSettings.allow_classical_certs`.
     :raises ConfigError: the libraries cannot do what the policy demands.
     """
+    from OpenSSL import SSL
+
+    from rtunnel.tls import openssl
+
     openssl.require_post_quantum()
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)

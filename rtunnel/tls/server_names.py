@@ -8,24 +8,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from contextlib import suppress
-
-from cryptography import x509
-from service_identity import CertificateError, VerificationError
-from service_identity.hazmat import (
-    DNS_ID,
-    CertificatePattern,
-    DNSPattern,
-    IPAddress_ID,
-    IPAddressPattern,
-    verify_service_identity,
-)
+from typing import TYPE_CHECKING
 
 from rtunnel.endpoint_strings import ascii_name
 from rtunnel.errors import ConfigError
-from rtunnel.pki.certificates import alternative_names, fingerprint, hosts_of
-from rtunnel.tls.engine import Judge
-from rtunnel.tls.identity import show_subject
 from rtunnel.wire.messages import clean_text
+
+# Settings are checked here in processes that have no TLS, too.
+if TYPE_CHECKING:
+    from cryptography import x509
+    from service_identity.hazmat import CertificatePattern
+
+    from rtunnel.tls.engine import Judge
 
 
 def is_ip_address(name: str) -> bool:
@@ -49,6 +43,8 @@ def check_server_name(name: str) -> str:
     """
     if is_ip_address(name):
         return name
+    from service_identity.hazmat import DNS_ID
+
     try:
         found = ascii_name(name)
         DNS_ID(found.rstrip("."))
@@ -59,6 +55,9 @@ def check_server_name(name: str) -> str:
 
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
     """Return a client's check of a server's certificate: it must have one of *pins*, or if there are none, *name*."""
+
+    from rtunnel.pki.certificates import fingerprint
+    from rtunnel.tls.identity import show_subject
 
     def by_pin(certificate: x509.Certificate) -> str | None:
         found = fingerprint(certificate)
@@ -75,6 +74,12 @@ def judge_of(name: str, pins: frozenset[str]) -> Judge:
 
 def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
     """Return why *certificate* is not for *name*, a DNS name or an IP address; None if it is."""
+    from service_identity import CertificateError, VerificationError
+    from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+
+    from rtunnel.pki.certificates import hosts_of
+    from rtunnel.tls.identity import show_subject
+
     # A zone (fe80::1%eth0) says which interface leads there; no certificate has one.
     wanted = IPAddress_ID(name.partition("%")[0]) if is_ip_address(name) else DNS_ID(name.rstrip("."))
     try:
@@ -87,6 +92,12 @@ def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
 
 def _patterns(certificate: x509.Certificate) -> Iterator[CertificatePattern]:
     """Yield the names that a certificate is for, without those that are none (an IP address as a DNS name, ``*``)."""
+    from cryptography import x509
+    from service_identity import CertificateError
+    from service_identity.hazmat import DNSPattern, IPAddressPattern
+
+    from rtunnel.pki.certificates import alternative_names
+
     for name in alternative_names(certificate):
         with suppress(CertificateError):
             if isinstance(name, x509.DNSName):

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.explanations import explain_certificate, openssl_reason
-from rtunnel.tls.messages import Untraced
+from rtunnel.tls.openssl import Untraced
 from rtunnel.tls.server_names import sni, why_not_for
 from rtunnel.trusted_files import read_trusted
 from rtunnel.wire.messages import clean_text

@@ -25,7 +25,8 @@ from rtunnel.relay.sockets import address_prefix
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
-from rtunnel.tls.messages import Untraced, limit_messages
+from rtunnel.tls.messages import limit_messages
+from rtunnel.tls.openssl import Untraced
 from rtunnel.tls.policy import MAX_DEPTH
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.watched_files import WatchedFiles

@@ -11,7 +11,7 @@ from twisted.python import usage
 from rtunnel.acme.settings import KNOWN, AcmeSettings
 from rtunnel.options.plugins import rtunnel_client
 from rtunnel.reverse.settings import ClientSettings
-from rtunnel.tls.hosts import CertificateFiles
+from rtunnel.tls.policy import CertificateFiles
 from tests.options.conftest import Write
 from tests.tls.parts import Authority
 

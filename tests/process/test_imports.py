@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.process.harness import Process, Twistds, clean_environment, twistd_program
+from tests.process.proc import rss_bytes
 from tests.process.rtc import RtcTunnel
 from tests.process.services import Service, fetch, page
 
@@ -16,10 +18,14 @@ pytestmark = pytest.mark.cold
 
 UNUSED = {"yaml", "acme", "josepy", "requests", "rich", "prometheus_client"}
 """What no process needs as long as it is not told to do what takes it."""
+#: What takes 12 MiB: also Twisted's own TLS, which no tunnel needs.
+OF_TLS = {"OpenSSL.crypto", "cryptography", "service_identity", "twisted.internet._sslverify", "rtunnel.tls.openssl"}
 OF_REVERSE = {"httptools", "rtunnel.reverse.server", "rtunnel.reverse.client"}
 OF_AUTOBAHN = {"autobahn", "txaio", "click", "cffi.cparser", "pycparser"}
 #: What is left out of aiortc appears with its own name, though it is a stand-in.
 OF_AIORTC = {"aiortc", "ifaddr", "decimal", "aioice", "av", "pylibsrtp", "dns"}
+#: Most bytes of a process of the reverse tunnel, without TLS and before anybody comes.
+AT_REST = 46 * 1024 * 1024
 NOWHERE = "127.0.0.1:1"
 
 IMPORTED = re.compile(r"import time: +\d+ \| +\d+ \| +(\S+)")
@@ -42,8 +48,12 @@ def tells(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "ready", "unused"),
     [
-        (["rtunnel-server", "--control-listen=127.0.0.1:0"], "control port listening", OF_AUTOBAHN | OF_AIORTC),
-        (["rtunnel-client", f"--server={NOWHERE}", "--tunnel=1:80"], "cannot reach", OF_AUTOBAHN | OF_AIORTC),
+        (
+            ["rtunnel-server", "--control-listen=127.0.0.1:0"],
+            "control port listening",
+            OF_AUTOBAHN | OF_AIORTC | OF_TLS,
+        ),
+        (["rtunnel-client", f"--server={NOWHERE}", "--tunnel=1:80"], "cannot reach", OF_AUTOBAHN | OF_AIORTC | OF_TLS),
         (
             ["rtc-signal", "--addr=127.0.0.1:0"],
             "signaling port listening",
@@ -66,6 +76,49 @@ def test_plugins(arguments: list[str], ready: str, unused: set[str], twistd: Twi
     process = twistd(*arguments)
     process.wait_for(ready)
     assert sorted(imported(process) & (UNUSED | unused)) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(
+    ("arguments", "ready"),
+    [
+        (["server", "--control-listen=127.0.0.1:0"], "control port listening"),
+        (["client", f"--server={NOWHERE}", "--tunnel=1:80"], "cannot reach"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("command", [["rtunnel"], ["twistd", "--nodaemon", "--pidfile="]], ids=lambda value: value[0])
+def test_memory_at_rest(command: list[str], arguments: list[str], ready: str, tmp_path: Path) -> None:
+    """Imports are nearly all of it. Pages of files count here, as ``ps`` shows them."""
+    program, *options = command
+    name = arguments[0] if program == "rtunnel" else f"rtunnel-{arguments[0]}"
+    line = [twistd_program(program), *options, name, *arguments[1:]]
+    with Process(line, cwd=tmp_path, env=clean_environment()) as process:
+        process.wait_for(ready)
+        assert rss_bytes(process.pid) < AT_REST
+
+
+@pytest.mark.parametrize("kind", ["tls:127.0.0.1:1", "TLS:127.0.0.1:1"])
+def test_endpoints_of_plugins_have_tls(kind: str, twistd: Twistds) -> None:
+    """What is left out where nothing needs it is there where an address does."""
+    process = twistd("rtunnel-client", f"--server={kind}", "--tunnel=1:80")
+    process.wait_for("cannot reach")
+    assert "Traceback" not in process.output
+
+
+def test_programs_of_others_have_tls(tmp_path: Path) -> None:
+    """Who makes the service in a program of his own may want Twisted's TLS for something else."""
+    program = (
+        "from rtunnel.options.plugins.rtunnel_client import Options, makeService\n"
+        "options = Options()\n"
+        f"options.parseOptions(['--server={NOWHERE}', '--tunnel=1:80'])\n"
+        "makeService(options)\n"
+        "from twisted.internet.endpoints import TLSMemoryBIOFactory\n"
+        "print(TLSMemoryBIOFactory.__name__)\n"
+    )
+    with Process([sys.executable, "-c", program], cwd=tmp_path, env=clean_environment()) as process:
+        process.wait_for("TLSMemoryBIOFactory")
+        assert process.wait() == 0
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["--version"], []], ids=" ".join)

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.settings import TunnelSettings
-from rtunnel.tls.hosts import CertificateFiles
+from rtunnel.tls.policy import CertificateFiles
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.https import https_port, https_server

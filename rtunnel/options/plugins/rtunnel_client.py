@@ -13,8 +13,7 @@ from rtunnel.acme.settings import default_state_dir
 from rtunnel.errors import ConfigError
 from rtunnel.options.change.kept import KeptTunnels
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
-from rtunnel.options.plugins.reactor import prepared_reactor
-from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.plugins.reactor import leave_out_tls, prepared_reactor
 from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.acme import decide_acme
 from rtunnel.options.settings.published import check_files
@@ -99,9 +98,13 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
+    if options.parent is not None:
+        # This is no program of somebody else, who may want it.
+        leave_out_tls()
     from rtunnel.control.actions.publish import Publishing, actions
     from rtunnel.control.client import look
     from rtunnel.options.change.reader import TunnelReader
+    from rtunnel.options.plugins.run import PluginService
     from rtunnel.reverse.client.service import TunnelClient
 
     via = options.settings.via

@@ -7,8 +7,7 @@ from functools import partial
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.common import PluginOptions, link_limits
-from rtunnel.options.plugins.reactor import prepared_reactor
-from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.plugins.reactor import leave_out_tls, prepared_reactor
 from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.reverse import SERVER
 from rtunnel.options.settings.sources import Resolved
@@ -55,8 +54,12 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
+    if options.parent is not None:
+        # This is no program of somebody else, who may want it.
+        leave_out_tls()
     from rtunnel.control.actions.disconnect import disconnect
     from rtunnel.control.server import connected, look
+    from rtunnel.options.plugins.run import PluginService
     from rtunnel.reverse.server.service import TunnelServer
 
     reactor = prepared_reactor()

@@ -16,8 +16,7 @@ from rtunnel.options.settings.entries import Entry, written_at
 from rtunnel.options.settings.proxy_protocol import KEY, OF_REQUESTS
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.reverse.settings import TunnelSettings, challenge_tunnels
-from rtunnel.tls.credentials import read_certificates
-from rtunnel.tls.hosts import CertificateFiles, load_host_files
+from rtunnel.tls.policy import CertificateFiles
 
 ACME = (
     Setting(
@@ -109,6 +108,8 @@ def decide_acme(
         return tuple(decided), None
     if found["ca"] is not None:
         with resolved.reads_files("acme-ca"):
+            from rtunnel.tls.credentials import read_certificates
+
             read_certificates(found["ca"], "name a file with the CA's certificate in PEM")
     found["state_dir"] = found["state_dir"] or default_state_dir(os.environ)
     acme = AcmeSettings(**found)
@@ -136,6 +137,8 @@ def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:
             "out, or let the client end TLS, with --acme-email or tls: {certificate: FILE, private-key: FILE}"
         )
     if isinstance(tunnel.tls, CertificateFiles):
+        from rtunnel.tls.hosts import load_host_files
+
         load_host_files(tunnel.tls.certificate, tunnel.tls.private_key)
         return tunnel
     if tunnel.tls == "auto" and is_wildcard:

@@ -12,7 +12,6 @@ from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.shared_settings import check_liboqs
 from rtunnel.pki import locations
 from rtunnel.proxies import Proxy
-from rtunnel.tls.credentials import load
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.server_names import check_server_name, is_ip_address
 
@@ -53,6 +52,8 @@ def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> T
     settings = TlsSettings(**found | {"server_name": name})
     if reads_files:
         with resolved.reads_files("tls-cert", "tls-key", "tls-ca"):
+            from rtunnel.tls.credentials import load
+
             load(settings, role)
     return settings
 

@@ -12,12 +12,13 @@ import json
 import os
 import socket
 import stat
+import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.endpoints import _SystemdParser
 from twisted.logger import Logger
+from twisted.python.systemd import ListenFDs
 
 from rtunnel.options.upgrade.channel import AT_ONCE, LONGEST
 from rtunnel.options.upgrade.notify import notify, wait_for_systemd
@@ -60,12 +61,20 @@ class FdStore:
 
     def find(self, environ: MutableMapping[str, str]) -> None:
         """Look for it, and leave to Twisted what belongs to sockets of systemd, which come first."""
-        # Twisted has taken what says that they are for this process.
-        passed = _SystemdParser._sddaemon.inheritedDescriptors()
+        if "twisted.internet.endpoints" in sys.modules:
+            # It has taken what says that they are for this process.
+            from twisted.internet.endpoints import _SystemdParser
+
+            passed = _SystemdParser._sddaemon.inheritedDescriptors()
+        else:
+            passed = ListenFDs.fromEnvironment(dict(environ)).inheritedDescriptors()
         names = environ.get("LISTEN_FDNAMES", "").split(":")
         if len(names) == len(passed):
             self._descriptors = [number for number, name in zip(passed, names, strict=True) if name == NAME]
-            environ["LISTEN_FDNAMES"] = ":".join(name for name in names if name != NAME)
+            others = [name for name in names if name != NAME]
+            environ["LISTEN_FDNAMES"] = ":".join(others)
+            if "LISTEN_FDS" in environ:
+                environ["LISTEN_FDS"] = str(len(others))
 
     def take(self, service: str) -> Mapping[str, Any] | None:
         """Let the sockets be inherited, and return the state. Empty: it is of no use; None: nothing was left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -17,13 +17,15 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.last_bytes import buffered
 from rtunnel.relay.sockets import SocketTransport, address_prefix, below_tls, format_address, tune
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import STREAM, Memory
 from rtunnel.upkeep.periodic import Repeated, do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 #: Stream bytes that are handed to the connection at a time; a control frame waits for no more than that.
 TURN = 65536

@@ -12,16 +12,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_socket import ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
 from rtunnel.reverse.carriers.sockets import has_socket
-from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.wire.data.records import READ_SIZE
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from rtunnel.tls.stream_end import TlsEnd
 
 #: Seconds for which a stream must have been there before it moves, and bytes that it must have carried otherwise: a
 #: short visitor would be over before.
@@ -305,7 +307,7 @@ class MovingStream(RecordStream):
         self._leave_link()
         end, far = self.end, self._far
         is_whole = not (self._waiting or self._held or self._finished or self._has_ended)
-        if isinstance(end, TlsEnd) or not is_whole or not end.is_at_rest or not has_socket(end.transport):
+        if not isinstance(end, SocketEnd) or not is_whole or not end.is_at_rest or not has_socket(end.transport):
             return None
         self._user = self._far = self._on_end = None
         return self._on_taken(self, far, end.take_socket())

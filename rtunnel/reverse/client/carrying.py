@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.python.failure import Failure
@@ -14,7 +14,6 @@ from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.datagrams.client_flows import ClientDatagrams, IUdpTunnel
 from rtunnel.reverse.secured import export_for_records, log_hedged
-from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
@@ -22,6 +21,9 @@ from rtunnel.wire.data.hedges import cut
 from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
 from rtunnel.wire.messages import DIRECT, UDP
 from rtunnel.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from rtunnel.tls.stream_end import TlsEnd
 
 
 class CarryingSession(LinkProtocol):

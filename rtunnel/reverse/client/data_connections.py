@@ -13,9 +13,8 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cryptography import x509
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,7 +29,6 @@ from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import frames, messages
@@ -39,6 +37,11 @@ from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_sea
 from rtunnel.wire.data.seal import Cipher, Seal
 from rtunnel.wire.data.tickets import ClientTickets
 from rtunnel.wire.messages import DIRECT_ONLY
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from rtunnel.tls.identity import Peer
 
 #: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one,
 #: about which we are to hear at once. The server counts a ticket as lost after twice that time.

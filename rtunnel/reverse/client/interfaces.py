@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from rtunnel.tls.hosts import Host
 from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.visitors import IServed, Visitors
+
+if TYPE_CHECKING:
+    from rtunnel.tls.hosts import Host
 
 
 class IService(Protocol):

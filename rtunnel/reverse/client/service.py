@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
@@ -36,7 +35,6 @@ from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.session import ClientSession
-from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.client.wanted import WantedTunnels
@@ -44,7 +42,6 @@ from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, TunnelSettings
 from rtunnel.services.files.tree import check_directory
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
@@ -52,6 +49,13 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import HOSTS, RULES, UDP, Hello
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from rtunnel.reverse.client.tls_dialler import TlsDialler
+    from rtunnel.tls.identity import Peer
+    from rtunnel.tls.policy import TlsSettings
 
 #: Seconds that the server has to end a link that another process has taken over, and between two looks.
 LET_GO, LOOK_EVERY = 5.0, 0.02
@@ -117,9 +121,14 @@ class LinkService(HeldConnection[ClientSession]):
         )
         self.hedges = Hedges(reactor, settings.hedge)
         self.wanted = WantedTunnels(reactor, settings, self.tls_hosts, visitors.accounts)
-        self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
+        self._tls = None if settings.tls is None else self._build_tls(settings.tls, settings.connect_timeout)
         #: Whether another process has taken the link over.
         self.has_successor = False
+
+    def _build_tls(self, tls: TlsSettings, connect_timeout: float) -> TlsDialler:
+        from rtunnel.reverse.client.tls_dialler import TlsDialler
+
+        return TlsDialler(self.reactor, tls, connect_timeout)
 
     def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> Deferred[None]:
         """Serve these tunnels from now on; see :meth:`TunnelClient.apply`."""
@@ -170,7 +179,7 @@ class LinkService(HeldConnection[ClientSession]):
         :raises ConfigError: the files of TLS cannot be used, so nothing changes.
         """
         if settings.tls is not None:
-            self._tls = TlsDialler(self.reactor, settings.tls, settings.connect_timeout)
+            self._tls = self._build_tls(settings.tls, settings.connect_timeout)
         before, self.settings = self.settings, settings
         self.connect_timeout = settings.connect_timeout
         self.kept.patience = settings.limits.dead_after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -22,7 +22,6 @@ from rtunnel.reverse.client.tunnel import Tunnel
 from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.tls.messages import limit_messages
-from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.traffic.accounts import LINK
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
@@ -31,6 +30,9 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
+
+if TYPE_CHECKING:
+    from rtunnel.tls.stream_end import TlsEnd
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -181,6 +183,8 @@ class ClientSession(AskingSession):
     def end_tls(self, service: Tunnel, visitor: str) -> TlsEnd:
         """Return what ends the TLS of a visitor; see :class:`TlsEnd`."""
         assert service.tls is not None
+        from rtunnel.tls.stream_end import TlsEnd
+
         serve = partial(self._dialler.tls_hosts.https.serve, self, service)
         return TlsEnd(service.tls, serve, visitor, self._dialler.tls_hosts.turns, self.clock, self._visitors.discard)
 

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from rtunnel.access.passwords import PasswordThreads
-from rtunnel.acme.orders import Orders
 from rtunnel.acme.settings import HTTP_01, TLS_ALPN_01, AcmeSettings
 from rtunnel.reverse.client.https import HttpsHouse
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings, challenge_tunnels
-from rtunnel.tls.hosts import CertificateFiles, FilesOfHost, Host
+from rtunnel.tls.policy import CertificateFiles
 from rtunnel.tls.turns import Turns
 from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
+if TYPE_CHECKING:
+    from rtunnel.acme.orders import Orders
+    from rtunnel.tls.hosts import FilesOfHost, Host
+
 #: Seconds between two looks at what is due.
 EVERY = 1.0
 #: By which kind of challenge a CA can check a host through a tunnel.
-Check = tuple[str, Host]
+Check = tuple[str, "Host"]
+
+
+# Most clients have no such tunnel, and what these import takes 12 MiB.
+
+
+def _new_host(name: str) -> Host:
+    from rtunnel.tls.hosts import Host
+
+    return Host(name)
+
+
+def _files_of(host: Host, files: CertificateFiles) -> FilesOfHost:
+    from rtunnel.tls.hosts import FilesOfHost
+
+    return FilesOfHost(host, files)
 
 
 class TlsHosts(PeriodicService):
@@ -62,9 +80,9 @@ class TlsHosts(PeriodicService):
         """
         challenges = challenge_tunnels(tunnels, acme or self._acme)
         wanted = {tunnel.host: tunnel.tls for tunnel in tunnels if tunnel.ends_tls}
-        hosts = {name: Host(name) for name, end in wanted.items() if self._ends.get(name) != end}
+        hosts = {name: _new_host(name) for name, end in wanted.items() if self._ends.get(name) != end}
         files = {
-            name: FilesOfHost(host, end)
+            name: _files_of(host, end)
             for name, host in hosts.items()
             if isinstance(end := wanted[name], CertificateFiles)
         }
@@ -83,6 +101,8 @@ class TlsHosts(PeriodicService):
         self._hosts |= hosts
         ordered = [host for name, host in self._hosts.items() if not isinstance(wanted[name], CertificateFiles)]
         if self._orders is None and self._acme is not None and ordered:
+            from rtunnel.acme.orders import Orders
+
             self._orders = Orders(self._reactor, self._acme, ordered)
             if self.running:
                 self._start_orders(self._orders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
@@ -11,11 +11,13 @@ from rtunnel.reverse.client.tls_hosts import Check
 from rtunnel.reverse.client.wanted import Wanted, Watch
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
-from rtunnel.tls.hosts import Host
 from rtunnel.traffic.accounts import LINK, UNKNOWN, Account
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.visitors import IServed, Visitors
 from rtunnel.wire.tunnel_request import TunnelRequest
+
+if TYPE_CHECKING:
+    from rtunnel.tls.hosts import Host
 
 
 class Tunnel:

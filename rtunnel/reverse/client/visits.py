@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
 from twisted.internet.interfaces import IDelayedCall
@@ -29,7 +29,6 @@ from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
 from rtunnel.reverse.client.interfaces import IService
-from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.traffic.accounts import CONNECTION
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -38,6 +37,9 @@ from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from rtunnel.tls.stream_end import TlsEnd
 
 #: Bytes of a visitor that are read before its service is connected.
 MOST_EARLY = 65536
@@ -327,7 +329,7 @@ class Visits:
         early = self._user.moved_early.pop(conn_id, None)
         stream = early[0] if early is not None else self._user.link.streams.get(conn_id)
         end = None if stream is None else stream.owner
-        if stream is None or stream.broken or not isinstance(end, SocketEnd | TlsEnd) or end.is_lost:
+        if stream is None or stream.broken or end is None or not hasattr(end, "is_at_rest") or end.is_lost:
             connection.reset(Code.CONNECTION_LOST, "that stream is over")
             return
         self._visitors.moved(end)

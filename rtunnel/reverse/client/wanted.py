@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -20,9 +20,11 @@ from rtunnel.services.challenges import challenge_endpoint
 from rtunnel.services.files.endpoint import COST, service_endpoint
 from rtunnel.services.health import HealthWatch
 from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
-from rtunnel.tls.hosts import Host
 from rtunnel.traffic.accounts import Account, Accounts
 from rtunnel.wire.tunnel_request import TunnelRequest
+
+if TYPE_CHECKING:
+    from rtunnel.tls.hosts import Host
 
 #: What tells whether a service answers.
 Watch = ServiceWatch | HealthWatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.python.failure import Failure
 
@@ -22,7 +22,6 @@ from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
 from rtunnel.wire.data.hedges import SIGN_EVERY, cut
@@ -33,6 +32,9 @@ from rtunnel.wire.datagrams.path import Path
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP, UDP_PATH, Hello
 from rtunnel.wire.server_link import ServerLink
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 
 class ICarryingServer(ICarrierServer, Protocol):

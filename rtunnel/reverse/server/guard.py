@@ -6,7 +6,7 @@ A change takes effect at once, also for open links.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.logger import Logger
 
@@ -18,12 +18,14 @@ from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
-from rtunnel.tls.credentials import Loaded
-from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
+
+if TYPE_CHECKING:
+    from rtunnel.tls.credentials import Loaded
+    from rtunnel.tls.listener import TlsListener
 
 #: Seconds between two checks of the files.
 LOOK_EVERY = 1.0

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -54,8 +54,6 @@ from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.reverse.web.interfaces import SETTLE
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.tls.identity import Peer
-from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
@@ -68,6 +66,9 @@ from rtunnel.wire.messages import CHECK, DIRECT_ONLY, HOSTS, RULES, UDP, UDP_PAT
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.tunnel_request import TunnelRequest
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 #: The share of our descriptors that links may hold, however high ``--max-links`` is: visitors need some too.
 LINKS_SHARE = 1 / 2
@@ -117,7 +118,7 @@ class TunnelServer(DrainingService):
         self.shared_port = SharedPort(reactor, settings, lobby, self.refusals)
         self.shared_backends = self.shared_port.group
         self.door = Door(self)
-        self.tls = self.door.tls = self._build_tls()
+        self.tls = self.door.build_tls(reactor, settings, self.sessions.has_link_from)
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
         self.let_go: Callable[[], Awaitable[None]] | None = None
@@ -133,14 +134,6 @@ class TunnelServer(DrainingService):
         self.path_port.setServiceParent(self)
         self._idle: PeriodicService | None = None
         self.watch_idle(settings.visitor_idle)
-
-    def _build_tls(self) -> TlsListener | None:
-        door, settings = self.door, self.settings
-        if settings.tls is None:
-            return None
-        bounds = settings.handshake_timeout, settings.max_handshakes
-        proved, has_link = door.proved, self.sessions.has_link_from
-        return TlsListener(self.reactor, settings.tls, *bounds, proved, has_link, door.heard_no_tls)
 
     def _build_named_ports(self) -> tuple[HttpFront, NamedPorts]:
         reactor, settings = self.reactor, self.settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,13 +21,15 @@ from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
 from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.interfaces import Backend
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
 from rtunnel.wire.server_link import ServerLink
 from rtunnel.wire.stream import Stream
 from rtunnel.wire.tunnel_request import TunnelRequest
+
+if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
 
 #: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024

@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from rtunnel.wire.data.hedges import KEMS, IHedge
 from rtunnel.wire.data.seal import Cipher, Seal, expand
+
+# See the module of seals.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 #: The label for the link's exporter (RFC 8446, section 7.5), and how many bytes are wanted of it.
 EXPORTER_LABEL = b"EXPORTER-rtunnel-records"
@@ -112,6 +113,8 @@ def _exchange(own: X25519PrivateKey, other: bytes) -> bytes:
 
     :raises ValueError: it is all zero, which a contributory exchange never gives (RFC 7748, section 6.1).
     """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError:
@@ -119,6 +122,9 @@ def _exchange(own: X25519PrivateKey, other: bytes) -> bytes:
 
 
 def _root(exported: bytes, *shared: bytes, info: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(SHA256(), 32, exported, info).derive(b"".join(shared))
 
 
@@ -149,6 +155,9 @@ class ClientAgreement:
     __slots__ = ("_hedges", "_kem", "_private", "_wished", "_x25519", "message")
 
     def __init__(self, wished: Cipher, hedges: Sequence[IHedge] = ()) -> None:
+        from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
         self._wished = wished
         self._hedges = tuple(hedges)
         self._x25519: X25519PrivateKey | None = X25519PrivateKey.generate()
@@ -200,6 +209,9 @@ class ServerAgreement:
     __slots__ = ("_cipher", "_info", "_secrets", "message")
 
     def __init__(self, payload: bytes, wished: Cipher, hedges: Sequence[IHedge] = ()) -> None:
+        from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
         lengths = [hedge.kem.public_key for hedge in hedges]
         cipher, other, encapsulation_key, others = _cut_sealed(payload, _ENCAPSULATION_KEY, *lengths)
         self._cipher = max(cipher, wished)
@@ -301,6 +313,9 @@ def connection_seals(
     :param cipher: the link's cipher, which is not ``NONE``.
     :param is_client: whether this end is the client.
     """
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     secret = HKDF.extract(SHA256(), client_random + server_random, ticket_key)
     client = Seal(expand(secret, b"rtunnel client"), cipher)
     server = Seal(expand(secret, b"rtunnel server"), cipher)

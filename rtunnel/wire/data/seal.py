@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
+from functools import cache
+from typing import TYPE_CHECKING
 from weakref import ref
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+# The library is imported when the first key is used: a process whose links are plain has none, and saves 8 MiB.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 #: How many bytes longer a payload gets when it is sealed.
 TAG = 16
@@ -41,11 +42,22 @@ class Cipher(IntEnum):
     CHACHA20_POLY1305 = 2
 
 
-_SHA256 = SHA256()
-_AEADS: dict[Cipher, type[AESGCM | ChaCha20Poly1305]] = {
-    Cipher.AES_256_GCM: AESGCM,
-    Cipher.CHACHA20_POLY1305: ChaCha20Poly1305,
-}
+@cache
+def _aead_of(cipher: Cipher) -> type[AESGCM | ChaCha20Poly1305]:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+    aeads: dict[Cipher, type[AESGCM | ChaCha20Poly1305]] = {
+        Cipher.AES_256_GCM: AESGCM,
+        Cipher.CHACHA20_POLY1305: ChaCha20Poly1305,
+    }
+    return aeads[cipher]
+
+
+def invalid_tag() -> type[Exception]:
+    """Return the library's error for bytes that are not authentic. It is asked for only once there is an error."""
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
 
 
 def expand(secret: bytes, label: bytes, length: int = 32) -> bytes:
@@ -55,7 +67,10 @@ def expand(secret: bytes, label: bytes, length: int = 32) -> bytes:
     :param label: what the result is for (``info``).
     :param length: how many bytes to return.
     """
-    return HKDFExpand(_SHA256, length, label).derive(secret)
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+    return HKDFExpand(SHA256(), length, label).derive(secret)
 
 
 def aead(cipher: Cipher, key: bytes) -> AESGCM | ChaCha20Poly1305:
@@ -63,7 +78,7 @@ def aead(cipher: Cipher, key: bytes) -> AESGCM | ChaCha20Poly1305:
 
     :raises KeyError: the cipher is ``NONE``.
     """
-    return _AEADS[cipher](key)
+    return _aead_of(cipher)(key)
 
 
 def _look_at_oldest() -> None:
@@ -93,7 +108,7 @@ class Seal:
     _records: int
 
     def __init__(self, secret: bytes, cipher: Cipher) -> None:
-        self._make = _AEADS[cipher]
+        self._make = _aead_of(cipher)
         self._secret = secret
         self._nonce = self._bytes = 0
         self._records = RECORDS_PER_KEY
@@ -128,7 +143,7 @@ class Seal:
         self._bytes += len(out)
         try:
             self._aead.decrypt_into(nonce.to_bytes(12, "big"), sealed, header, out)
-        except InvalidTag:
+        except invalid_tag():
             raise ValueError("a record that is not authentic") from None
 
     def sealed(self, header: bytes, payload: bytes) -> bytes:
@@ -149,7 +164,7 @@ class Seal:
         self._nonce = nonce + 1
         try:
             payload = self._aead.decrypt(nonce.to_bytes(12, "big"), sealed, header)
-        except InvalidTag:
+        except invalid_tag():
             raise ValueError("a record that is not authentic") from None
         self._bytes += len(payload)
         return payload

@@ -12,11 +12,12 @@ taken once, and only if it is not much older than the newest one. A forged packe
 from __future__ import annotations
 
 from struct import Struct
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from rtunnel.wire.data.seal import TAG, Cipher, aead, expand, invalid_tag
 
-from rtunnel.wire.data.seal import TAG, Cipher, aead, expand
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 HEADER = Struct("!IQ")
 #: How many bytes longer a message gets in a packet.
@@ -122,7 +123,7 @@ class Opener:
         cipher = self._aeads.get(key) or self._later_key(key)
         try:
             message = cipher.decrypt(_NONCE_START + header[4:], packet[HEADER.size :], header)
-        except InvalidTag:
+        except invalid_tag():
             self._forged += 1
             raise ValueError("a packet that is not authentic") from None
         self.is_newest = number > highest
