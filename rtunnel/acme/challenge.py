@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 
 from rtunnel.tls.openssl import write_whole
-from rtunnel.tls.stream_end import ACME
+from rtunnel.tls.policy import ACME
 from rtunnel.tls.web_server import web_context
 
 #: id-pe-acmeIdentifier (RFC 8737, section 3).

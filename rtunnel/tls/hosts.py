@@ -16,8 +16,7 @@ from rtunnel.pki.certificates import hosts_of
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.tls.openssl import hold_no_buffers, write_whole
-from rtunnel.tls.policy import CertificateFiles
-from rtunnel.tls.stream_end import ACME
+from rtunnel.tls.policy import ACME, CertificateFiles
 from rtunnel.tls.web_server import WebFiles, web_context
 from rtunnel.upkeep.watched_files import WatchedFiles
 from rtunnel.wire.web.client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, ClientHello

@@ -42,6 +42,8 @@ CLASSICAL_SIGNATURES = (
 )
 CLASSICAL_OPTION = "--tls-allow-classical-certs"
 
+#: The application protocol of TLS-ALPN-01 (RFC 8737).
+ACME = b"acme-tls/1"
 #: A chain has the certificate of an end, its issuer, and at most two more below the root.
 MAX_DEPTH = 3
 

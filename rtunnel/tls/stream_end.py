@@ -20,6 +20,7 @@ from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import text_prefix
 from rtunnel.tls.openssl import Messages, Reader, renew_memory
+from rtunnel.tls.policy import ACME
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.debug_log import DebugLog
@@ -27,8 +28,6 @@ from rtunnel.wire.web.client_hello import DECODE_ERROR, BadHello, ClientHello, H
 
 #: Seconds that a visitor has for the handshake, and to close the connection after an alert.
 HANDSHAKE_TIMEOUT, LINGER = 20.0, 5.0
-#: The application protocol of TLS-ALPN-01 (RFC 8737).
-ACME = b"acme-tls/1"
 #: What the TLS of a stream takes in memory, in bytes.
 COST = 32 * 1024
 

@@ -21,7 +21,7 @@ from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.web.exchange import NOT_REACHED
-from rtunnel.tls.stream_end import ACME
+from rtunnel.tls.policy import ACME
 from rtunnel.traffic.accounts import DONE
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.client_hello import ALERT, INTERNAL_ERROR, ClientHello, fatal_alert

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
-from rtunnel.wire.data import keys
 from rtunnel.wire.data.hedges import KEMS, PIECE, SECRET, Kem, KeyPieces, cut, ordered, why_different
 from rtunnel.wire.data.keys import ClientAgreement, answer, client_length, server_length
 from rtunnel.wire.data.seal import Cipher
@@ -73,9 +73,9 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
             return b"k" * 32
 
     for name in ("X25519PrivateKey", "X25519PublicKey"):
-        monkeypatch.setattr(keys, name, Fixed(32))
+        monkeypatch.setattr(x25519, name, Fixed(32))
     for name in ("MLKEM768PrivateKey", "MLKEM768PublicKey"):
-        monkeypatch.setattr(keys, name, Fixed(1184))
+        monkeypatch.setattr(mlkem, name, Fixed(1184))
 
 
 def _root(*hedges: Toy, server: Sequence[Toy] | None = None) -> tuple[bytes, bytes]:

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from rtunnel.wire import messages
 from rtunnel.wire.data import keys, seal
@@ -38,10 +37,10 @@ def test_another_library_computes_the_same() -> None:
 
 def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our client makes these KEYS and this root."""
-    x25519 = X25519PrivateKey.from_private_bytes(AGREED["client_x25519_private"])
-    ml_kem = MLKEM768PrivateKey.from_seed_bytes(AGREED["client_ml_kem_seed"])
-    monkeypatch.setattr(keys, "X25519PrivateKey", SimpleNamespace(generate=lambda: x25519))
-    monkeypatch.setattr(keys, "MLKEM768PrivateKey", SimpleNamespace(generate=lambda: ml_kem))
+    ours = x25519.X25519PrivateKey.from_private_bytes(AGREED["client_x25519_private"])
+    ml_kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(AGREED["client_ml_kem_seed"])
+    monkeypatch.setattr(x25519, "X25519PrivateKey", SimpleNamespace(generate=lambda: ours))
+    monkeypatch.setattr(mlkem, "MLKEM768PrivateKey", SimpleNamespace(generate=lambda: ml_kem))
     client = ClientAgreement(Cipher.AES_256_GCM)
     assert client.message == AGREED["client_keys"]
     root = client.finish(AGREED["server_keys"], AGREED["exported"])
@@ -50,15 +49,15 @@ def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our server makes this answer and this root."""
-    x25519 = X25519PrivateKey.from_private_bytes(AGREED["server_x25519_private"])
+    ours = x25519.X25519PrivateKey.from_private_bytes(AGREED["server_x25519_private"])
     encapsulated = AGREED["ml_kem_shared"], AGREED["server_keys"][33:]
 
     def from_public_bytes(data: bytes) -> SimpleNamespace:
         assert data == AGREED["client_keys"][33:]
         return SimpleNamespace(encapsulate=lambda: encapsulated)
 
-    monkeypatch.setattr(keys, "X25519PrivateKey", SimpleNamespace(generate=lambda: x25519))
-    monkeypatch.setattr(keys, "MLKEM768PublicKey", SimpleNamespace(from_public_bytes=from_public_bytes))
+    monkeypatch.setattr(x25519, "X25519PrivateKey", SimpleNamespace(generate=lambda: ours))
+    monkeypatch.setattr(mlkem, "MLKEM768PublicKey", SimpleNamespace(from_public_bytes=from_public_bytes))
     payload, root = keys.answer(AGREED["client_keys"], AGREED["exported"], Cipher.AES_256_GCM)
     assert payload == AGREED["server_keys"]
     assert root == keys.Root(AGREED["root"], Cipher.AES_256_GCM)
