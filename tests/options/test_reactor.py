@@ -36,6 +36,38 @@ rtc_signal.Options.opt_drain = lambda self, value: None
 prepared(rtc_signal)
 """
 
+RUNNING = """
+import socket
+from twisted.internet import asyncioreactor
+asyncioreactor.install()
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
+from rtunnel.names import Resolver
+from rtunnel.options.plugins.reactor import prepare
+
+class Ear(FileDescriptor):
+    def fileno(self):
+        return ours.fileno()
+
+    def doRead(self):
+        print(ours.recv(5), isinstance(reactor.nameResolver, Resolver))
+        reactor.stop()
+
+def tick():
+    reactor.callLater(0.001, tick)
+
+def begin():
+    prepare(reactor)
+    tick()
+    theirs.send(b"heard")
+
+ours, theirs = socket.socketpair()
+ear = Ear()
+ear.startReading()
+reactor.callLater(0, begin)
+reactor.run()
+"""
+
 
 class ByTheWall(ReactorBase):
     """A reactor that has nothing but time, and goes by the time of day.
@@ -84,3 +116,12 @@ def test_timers_that_run_already_go_on() -> None:
     prepare(reactor, "server.example", None)
     assert reactor.nameResolver is resolver
     assert resolver.first == {"server.example"}
+
+
+@pytest.mark.process
+def test_one_that_runs_goes_on_looking_at_sockets() -> None:
+    """Another program may start a tunnel in a timed call. The loop for such calls then has the clock of before."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNING], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout == "b'heard' True\n"

@@ -47,9 +47,10 @@ def prepared_reactor(*first: str | None) -> Any:
 def prepare(reactor: Any, *first: str | None) -> None:
     """Change the clock and the resolver of *reactor*, and raise the process's soft limit of descriptors.
 
-    May be called again, with other names.
+    May be called again, with other names. A reactor that runs already keeps its clock: it may be in the middle of calls
+    that are due by now, and by another clock all would be due for ever, so that it would look at no socket any more.
     """
-    if reactor.seconds is not time.monotonic:
+    if reactor.seconds is not time.monotonic and not reactor.running:
         before = reactor.seconds()
         reactor.seconds = time.monotonic
         for call in reactor.getDelayedCalls():
