@@ -13,6 +13,8 @@ from typing import Any
 
 _WATCHED = re.compile(r"^tfd:\s*(\d+) events:\s*([0-9a-f]+)", re.MULTILINE)
 _IN, _OUT = 1, 4
+#: So many sockets are shown.
+_SHOWN = 30
 
 
 def _selector() -> Any:
@@ -68,4 +70,6 @@ def sockets() -> str:
             fields = row.split()
             if (fd := own.get(f"socket:[{fields[9]}]")) is not None:
                 lines.append(f"descriptor {fd}: {' '.join(fields[1:5])}")
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more"]
     return "\n".join(lines)

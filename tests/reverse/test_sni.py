@@ -11,7 +11,7 @@ from pytest_twisted import ensureDeferred
 from rtunnel.reverse.fronts import sni
 from rtunnel.wire.web.client_hello import MOST
 from tests.patience import PATIENCE
-from tests.reverse.data import DIRECT, attach, tickets_of
+from tests.reverse.data import DIRECT, attach, pool_of, tickets_of
 from tests.reverse.https import https_port, https_server, publish, visit
 from tests.reverse.net import BOTH_PLANES, INIT, READY, Peer, reactor, turns, until
 from tests.reverse.world import World
@@ -225,6 +225,8 @@ async def test_server_that_stops_as_somebody_comes(world: World) -> None:
     """He has a moment to name his host, and is served."""
     server = https_server(world)
     await publish(world, server, NAME)
+    if world.plane == "direct":
+        await pool_of(world, server)  # none can be made any more once it stops
     visitor = await visit(world, server, POST_QUANTUM[:100])
     await until(lambda: waiting(server) == 1)
     stopped = server.stopService()
