@@ -133,7 +133,7 @@ class Store:
             if name in (names.CA, names.SERVER):
                 raise PkiError(f"{self.directory} has no certificate of the {name}")
             known = [*self.client_names(), *self.host_names()]
-            raise PkiError(f"{self.directory} has no client '{name}'{suggestion(name, known)}")
+            raise PkiError(f"{self.directory} has no client or host '{name}'{suggestion(name, known)}")
         return parse_certificate(read(path), path)
 
     def load_crl(self, ca: x509.Certificate) -> x509.CertificateRevocationList | None:

@@ -293,7 +293,7 @@ def test_revoke_all_of_a_name_at_once(store: Store) -> None:
 
 def test_revoke_nobody(store: Store) -> None:
     operations.add_client(store, "laptop")
-    with pytest.raises(PkiError, match="has no client 'lapptop'; did you mean 'laptop'"):
+    with pytest.raises(PkiError, match="has no client or host 'lapptop'; did you mean 'laptop'"):
         operations.revoke(store, "lapptop")
     with pytest.raises(PkiError, match="the CA cannot revoke itself"):
         operations.revoke(store, "ca")

@@ -90,8 +90,7 @@ async def test_visitors_on_both_ways_at_once(world: World) -> None:
     for visitor, data in zip(visitors, sent, strict=True):
         await visitor.has(data)
     (session,) = server.sessions
-    # One that is just being moved from the link to a connection of its own is on neither.
-    await until(lambda: len(relays(server)) + len(session.link.streams) == len(visitors), "each on one way")
+    await until(lambda: len(relays(server)) + len(session.link.streams) == len(visitors), "nobody between two ways")
     assert 0 < len(relays(server)) < len(visitors) == len(server.visitors)
     for visitor in visitors:
         visitor.half_close()

@@ -16,14 +16,16 @@ from rtunnel.names import Resolver
 from rtunnel.relay.sockets import raise_descriptor_limit
 
 
-def leave_out_tls() -> None:
+def leave_out_tls(options: Any) -> None:
     """Import Twisted without its own TLS, in a process that has not imported it yet. This saves 12 MiB.
 
     Twisted imports pyOpenSSL with its endpoints and its TCP if it is there, for endpoints such as ``tls:`` and for
     ``startTLS``. The tunnels' TLS is their own, and has pyOpenSSL when it is first used. Where the settings name an
     endpoint of a plugin, Twisted's endpoints are imported already, and nothing is left out.
+
+    :param options: of the service. Those without a parent belong to somebody else's program, which may want that TLS.
     """
-    if "twisted.internet.endpoints" in sys.modules or "OpenSSL" in sys.modules:
+    if options.parent is None or "twisted.internet.endpoints" in sys.modules or "OpenSSL" in sys.modules:
         return
     # An import of it fails; see importlib's documentation of sys.modules.
     sys.modules["OpenSSL"] = None  # type: ignore[assignment]

@@ -98,9 +98,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
-    if options.parent is not None:
-        # This is no program of somebody else, who may want it.
-        leave_out_tls()
+    leave_out_tls(options)
     from rtunnel.control.actions.publish import Publishing, actions
     from rtunnel.control.client import look
     from rtunnel.options.change.reader import TunnelReader

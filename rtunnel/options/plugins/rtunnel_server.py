@@ -54,9 +54,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
-    if options.parent is not None:
-        # This is no program of somebody else, who may want it.
-        leave_out_tls()
+    leave_out_tls(options)
     from rtunnel.control.actions.disconnect import disconnect
     from rtunnel.control.server import connected, look
     from rtunnel.options.plugins.run import PluginService
