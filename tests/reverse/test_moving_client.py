@@ -18,8 +18,9 @@ from tests.reverse.data import (
     RawData,
     opening,
     record,
+    relays,
 )
-from tests.reverse.net import DATA, ERROR, FIN, MOVE, NEW_CONN, PING, LocalService, Peer, RawLink, turns, until
+from tests.reverse.net import DATA, ERROR, FIN, MOVE, NEW_CONN, PING, LocalService, Peer, RawLink, frame, turns, until
 from tests.reverse.server_by_hand import ServerByHand
 from tests.reverse.world import QUICK, World
 
@@ -108,6 +109,22 @@ async def test_each_direction_moves(world: World, is_early: bool) -> None:
     await visit.peer.ends()
     assert not visit.peer.was_reset
     await visit.is_over()
+
+
+@AUTO
+@ensureDeferred
+async def test_service_that_says_nothing_more_is_taken_from_twisted_too(world: World) -> None:
+    visit = await Moving().start(world)
+    visit.peer.send(b"answer")
+    await visit.link.has_data(STREAM, b"answer")
+    visit.open()
+    await visit.link.take(MOVE, STREAM)
+    # In one packet, so that bytes still wait for the service when the stream leaves the link.
+    visit.link.send(frame(DATA, STREAM, b", more") + frame(MOVE, STREAM, COUNT.pack(14)))
+    await visit.peer.has(b"question, more")
+    await until(lambda: relays(visit.client), "a relay")
+    visit.data.say(R_DATA, b"!")
+    await visit.peer.has(b"question, more!")
 
 
 @AUTO

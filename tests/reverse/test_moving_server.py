@@ -153,6 +153,18 @@ async def test_who_only_receives_is_taken_from_twisted_too(world: World) -> None
 
 @AUTO
 @ensureDeferred
+async def test_who_says_nothing_more_is_taken_from_twisted_too(world: World) -> None:
+    visit = await Moving().start(world)
+    await visit.move()
+    visit.link.send(frame(DATA, visit.number, b"more") + frame(MOVE, visit.number, COUNT.pack(10)))
+    await visit.visitor.has(b"answermore")
+    await visit.is_relayed()
+    visit.data.say(R_DATA, b"!")
+    await visit.visitor.has(b"answermore!")
+
+
+@AUTO
+@ensureDeferred
 async def test_move_that_goes_out_last(world: World) -> None:
     """Nobody needs to say anything for the stream to leave the link."""
     visit = await Moving().start(world, credit=4)

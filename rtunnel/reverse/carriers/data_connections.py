@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
-from rtunnel.reverse.carriers.moving import STAYED, MovingStream, SilentStreams, has_stayed
+from rtunnel.reverse.carriers.moving import STAYED, MovingStream, SilentStreams, has_stayed, take_those_at_rest
 from rtunnel.reverse.carriers.pool_size import PoolSize
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
@@ -363,10 +363,12 @@ class DataPool:
         """See :class:`ICarrier`."""
         for connection in (*self._unproved, *self._idle, *self._busy):
             connection.tick(now)
+        take_those_at_rest(self._used)
         while self._waiting and (waiting := next(iter(self._waiting))).until <= now:
             what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
-            name, peer = waiting.visitor.name, self._session.peer_name
-            self._server.log_limiter.warn(what, visitor=name, peer=peer, seconds=PATIENCE)
+            self._server.log_limiter.warn(
+                what, visitor=waiting.visitor.name, peer=self._session.peer_name, seconds=PATIENCE
+            )
             self.turn_away(waiting)
         if self._idle:
             self._move_soon()

@@ -4,13 +4,14 @@
                                <-> RecordSocket, from then on; what is sent goes there at once
 
 When the link has no more part in it, and nothing waits at the local side, that side's socket is taken from Twisted, and
-a :class:`~rtunnel.relay.local_socket.LocalSocket` relays it.
+a :class:`~rtunnel.relay.local_socket.LocalSocket` relays it. That is looked at whenever something passes, and once a
+second: Twisted does not tell when the last bytes have gone out.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,6 +80,15 @@ def has_stayed(stream: Stream, initial_credit: int, now: float, known: frozenset
     if is_silent(stream, initial_credit) and stream not in known:
         return False
     return now - received.granted_at >= STAYED or received.received + sent.sent >= CARRIED
+
+
+def take_those_at_rest(streams: Iterable[Any]) -> None:
+    """Take those sockets of moved streams from Twisted whose last bytes have gone out by now.
+
+    :param streams: all of one link; only each :class:`MovingStream` counts.
+    """
+    for stream in [each for each in streams if isinstance(each, MovingStream)]:
+        stream.look()
 
 
 class ILinkUser(Protocol):
@@ -160,7 +170,7 @@ class MovingStream(RecordStream):
 
     def left(self) -> None:
         """Take note that the link has no more part in this, if all that came on it is delivered."""
-        self._look()
+        self.look()
 
     def closed(self) -> None:
         """Do nothing: only streams of a reference link are closed so."""
@@ -203,7 +213,7 @@ class MovingStream(RecordStream):
         """See :class:`RecordStream`."""
         if self._is_due:
             # Between two reads, nothing may wait at the local side.
-            relay = self._look()
+            relay = self.look()
             if relay is not None:
                 relay.deliver(data, flags)
             else:
@@ -247,7 +257,7 @@ class MovingStream(RecordStream):
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
         super().write(data)
-        self._look()
+        self.look()
 
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`. What waits on the link goes first if it is *behind*."""
@@ -265,7 +275,7 @@ class MovingStream(RecordStream):
             self._read_when_due()
         if count:
             super().delivered(count)
-        self._look()
+        self.look()
 
     @property
     def held(self) -> int:
@@ -290,14 +300,14 @@ class MovingStream(RecordStream):
         elif self._far is not None:
             self._is_stopped = True
             self._far.stop_reading()
-        self._look()
+        self.look()
 
     @property
     def _is_due(self) -> bool:
         """Whether all that came on the link is delivered, and the data connection is to be read."""
         return self._has_moved and not self._stream.receive_window.waiting
 
-    def _look(self) -> ILocal | None:
+    def look(self) -> ILocal | None:
         """Leave the link when it has no more part in the stream, and then Twisted when nothing waits.
 
         Return what takes the place of this.

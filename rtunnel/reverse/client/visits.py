@@ -24,7 +24,7 @@ from rtunnel.relay.local_socket import COST, LocalSocket
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import take_socket
-from rtunnel.reverse.carriers.moving import MovingStream
+from rtunnel.reverse.carriers.moving import MovingStream, take_those_at_rest
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
@@ -180,8 +180,7 @@ class Visits:
 
     def __init__(self, user: IUser, reactor: Any, poller: Any, dial_timeout: float, visitors: Visitors) -> None:
         self._user = user
-        self._reactor = reactor
-        self._poller = poller
+        self._reactor, self._poller = reactor, poller
         self._dial_timeout = dial_timeout
         self._visitors = visitors
         self.kept = user.memory.add
@@ -261,6 +260,7 @@ class Visits:
         for visit in list(self._dialling):
             if visit.until <= now:
                 self.gone(visit, Failure(ConnectTimeout()))
+        take_those_at_rest(self._used)
 
     # Until the service is connected
 

@@ -40,8 +40,9 @@ async def test_thousands_of_packets_take_few_system_calls(paths: Paths) -> None:
         await arrive(one, turn * 100)
         await arrive(two, turn * 100)
     assert one.packets == two.packets == 40 * burst
-    assert Socket.calls["sendto"] == 0
-    # A burst does not fit into one call. There may be checks of consent among what is received.
+    # Checks of consent: one each 5 s or so.
+    assert Socket.calls["sendto"] <= 40
+    # A burst does not fit into one call. There may be such checks among what is received, too.
     assert Socket.calls["sendmsg"] == 2 * 2 * 40
     assert Socket.calls["recvmsg_into"] <= 2 * Socket.calls["sendmsg"] + 50
     assert len(one.got) + len(two.got) <= Socket.calls["sendmsg"]
