@@ -66,9 +66,8 @@ class DataPool:
         self._used: dict[LocalSocket | RecordStream, None] = {}
         self._waiting: dict[Waiting, None] = {}
         # Of those that are used, how many count as streams of the link still.
-        self._on_link = 0
+        self._on_link, self._closed = 0, False
         self._silent = SilentStreams()
-        self._closed = False
         self._move_call: IDelayedCall | None = None
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
@@ -366,9 +365,8 @@ class DataPool:
         take_those_at_rest(self._used)
         while self._waiting and (waiting := next(iter(self._waiting))).until <= now:
             what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
-            self._server.log_limiter.warn(
-                what, visitor=waiting.visitor.name, peer=self._session.peer_name, seconds=PATIENCE
-            )
+            name, peer = waiting.visitor.name, self._session.peer_name
+            self._server.log_limiter.warn(what, visitor=name, peer=peer, seconds=PATIENCE)
             self.turn_away(waiting)
         if self._idle:
             self._move_soon()
