@@ -94,6 +94,12 @@ class IDirectory(Protocol):
     def release(self, claim: Claim) -> None:
         """Give back a claim. If the directory is away, it is free when the lease ends, or at the next renewal."""
 
+    async def find(self, key: str) -> tuple[str, ...]:
+        """Return the nodes that hold *key* now, this one perhaps among them.
+
+        :raises Away: the directory cannot be reached.
+        """
+
     async def agree(self, name: str, value: str) -> str:
         """Return what all nodes agree on under *name*: *value*, if nobody has said anything else before.
 

@@ -50,7 +50,7 @@ class Shared:
         :raises Taken: another owner has it.
         """
         held = self._keys.get(key)
-        nodes = tuple(sorted(each for each in held.nodes if self.is_there(each, now))) if held is not None else ()
+        nodes = self.find(key, now)
         if held is None or not nodes:
             self._number += 1
             held = self._keys[key] = _Key(owner, self._number, set())
@@ -58,6 +58,11 @@ class Shared:
             raise Taken(nodes)
         held.nodes.add(node)
         return held.number
+
+    def find(self, key: str, now: float) -> tuple[str, ...]:
+        """Return the nodes that hold *key*."""
+        held = self._keys.get(key)
+        return () if held is None else tuple(sorted(each for each in held.nodes if self.is_there(each, now)))
 
     def release(self, key: str, node: str) -> None:
         """Let *node* hold *key* no more."""
@@ -190,6 +195,11 @@ class MemoryDirectory(Service):
         claim.is_lost = True
         if not self.why_away:
             self._shared.release(claim.key, self.node)
+
+    async def find(self, key: str) -> tuple[str, ...]:
+        """See :class:`~rtunnel.cluster.interface.IDirectory`."""
+        self._check_there()
+        return self._shared.find(key, self._clock.seconds())
 
     async def agree(self, name: str, value: str) -> str:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
