@@ -17,9 +17,10 @@ from tests.needs import LIBOQS, take_descriptors
 pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
 # No deadline: examples run inside the reactor, whose turns depend on the load of the machine.
-settings.register_profile("dev", deadline=None, max_examples=USUAL * 2 // 5)
+PART = USUAL * 2 // 5
+settings.register_profile("dev", deadline=None, max_examples=PART)
+settings.register_profile("ci", deadline=None, max_examples=PART, derandomize=True, database=None, print_blob=True)
 settings.register_profile("thorough", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

@@ -9,5 +9,5 @@ USUAL = 100
 
 
 def examples(count: int) -> int:
-    """So many in CI and in ``make stress``; of those a developer's run tries a part, other ones each time."""
+    """So many in ``make stress``; otherwise a part of them, in CI the same each time, elsewhere others."""
     return max(1, count * settings().max_examples // USUAL)

@@ -1,4 +1,4 @@
-"""A hundred megabytes each way between our end and other WebRTC stacks; less in a developer's run."""
+"""A hundred megabytes each way between our end and other WebRTC stacks, in ``make stress``; otherwise a part of it."""
 
 from __future__ import annotations
 
