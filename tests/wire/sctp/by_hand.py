@@ -223,3 +223,17 @@ class Attack(Hostile):
         self.wait(100)
         assert (len(self.sent), len(self.messages)) == (count, told)
         assert len(self.victim.events) == 2
+
+
+class Waiting(Attack):
+    """A peer that has not shaken hands."""
+
+    def shake_hands(self) -> None:
+        pass
+
+
+def send(peer: Attack, *sizes: int) -> None:
+    """The victim sends messages."""
+    for size in sizes:
+        peer.victim.send(1, BINARY, bytes(size), True, None, peer.now)
+    peer.hear()
