@@ -105,6 +105,8 @@ class MemoryDirectory(Service):
         self._times = times or Times()
         self._shared = Shared() if shared is None else shared
         self._claims: dict[str, Claim] = {}
+        # Released while the node was parted.
+        self._released: set[str] = set()
         self._sure_until = 0.0 if self.is_cluster else float("inf")
         self._watchers: list[Callable[[], None]] = []
         self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
@@ -151,6 +153,9 @@ class MemoryDirectory(Service):
         if self.why_away:
             return
         now = self._clock.seconds()
+        for key in self._released:
+            self._shared.release(key, self.node)
+        self._released.clear()
         for claim in list(self._claims.values()):
             if self._shared.holds(claim.key, claim.owner, claim.number, self.node):
                 continue
@@ -187,6 +192,7 @@ class MemoryDirectory(Service):
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
         self._check_there()
         number = self._shared.claim(key, owner, self.node, self._clock.seconds())
+        self._released.discard(key)
         claim = self._claims[key] = Claim(self, key, owner, number, on_lost)
         return claim
 
@@ -196,7 +202,9 @@ class MemoryDirectory(Service):
             return
         del self._claims[claim.key]
         claim.is_lost = True
-        if not self.why_away:
+        if self.why_away:
+            self._released.add(claim.key)
+        else:
             self._shared.release(claim.key, self.node)
 
     async def find(self, key: str) -> tuple[str, ...]:
