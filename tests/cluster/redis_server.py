@@ -29,7 +29,8 @@ class RedisServer:
 
     def start(self, *more: str) -> None:
         """Start it, and wait until it answers."""
-        common = ("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._directory))
+        common = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._directory)]
+        common += ["--repl-diskless-sync-delay", "0"]
         self.start_as(*common, *self._options, *more)
 
     def start_as(self, *arguments: str) -> None:
