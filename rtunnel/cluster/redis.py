@@ -122,8 +122,8 @@ class RedisDirectory(RedisNode):
             await self._run(scripts.RELEASE, name)
         except Away as away:
             # Redis may have it still. Joining again puts that right.
-            if link is self._link and self._is_settled:
-                link.drop(str(away))
+            if self._is_settled:
+                self._drop(link, str(away))
 
     async def find(self, key: str) -> tuple[str, ...]:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
@@ -168,7 +168,7 @@ class RedisDirectory(RedisNode):
         try:
             await link.hear(self._channel(self.node, kind))
         except Away as away:
-            link.drop(str(away))
+            self._drop(link, str(away))
 
     def _heard(self, channel: bytes, message: bytes) -> None:
         name = str(channel, "utf-8", "replace").removeprefix(self._url.prefix)

@@ -199,6 +199,7 @@ async def test_a_tally_goes_with_the_lease(world: World) -> None:
     a, b = await world.node(), await world.node(SHORT)
     await claimed(b, "its claims are made", "me")
     await b.tally("x", 4)
+    await until(lambda: b.node in a.nodes)
     world.part(b)
     await until(lambda: b.node not in a.nodes)
     assert await a.tally("x", 1) == 1

@@ -113,7 +113,8 @@ class RedisWorld(World):
     def part(self, node: IDirectory) -> None:
         self._paths[node.node].unlink()
         assert isinstance(node, RedisDirectory)
-        node._drop("parted")
+        if node._link is not None:
+            node._drop(node._link, "parted")
 
     def heal(self, node: IDirectory) -> None:
         self._paths[node.node].symlink_to(self.server.socket)
