@@ -71,6 +71,23 @@ async def test_an_owner_at_two_nodes(world: World) -> None:
 
 
 @ensureDeferred
+async def test_an_owner_twice_at_one_node(world: World) -> None:
+    """The key is free when the last claim is released, in whatever order."""
+    a, b = await world.node(), await world.node()
+    for first in (0, 1):
+        claims = [await claimed(a, KEY, "me") for _ in range(2)]
+        one, other = claims[first], claims[1 - first]
+        a.release(one)
+        assert (one.is_good, other.is_good) == (False, True)
+        assert await a.find(KEY) == (a.node,)
+        with pytest.raises(Taken):
+            await b.claim(KEY, "you", not_lost)
+        a.release(one)
+        a.release(other)
+        b.release(await claimed(b, KEY, "you"))
+
+
+@ensureDeferred
 async def test_one_of_several_at_once(world: World) -> None:
     nodes = [await world.node() for _ in range(4)]
 
@@ -111,6 +128,7 @@ async def test_a_lease_ends(world: World) -> None:
     a, b = await world.node(SHORT), await world.node(SHORT)
     reasons: list[str] = []
     first = await claimed(a, KEY, "me", reasons.append)
+    again = await claimed(a, KEY, "me", reasons.append)
     world.part(a)
     second = await claimed(b, KEY, "you", lambda why: None)
     assert not first.is_good
@@ -118,8 +136,9 @@ async def test_a_lease_ends(world: World) -> None:
     assert not reasons
     await world.healed(a)
     await until(lambda: reasons)
-    assert reasons == [f"held at {b.node}"]
+    assert reasons == [f"held at {b.node}"] * 2
     assert first.is_lost
+    assert again.is_lost
 
 
 @ensureDeferred
