@@ -26,12 +26,13 @@ class Served:
 class History:
     """Visitors in the order in which they came.
 
+    :ivar changes: how often an owner has followed another.
     :ivar wrong: in words, what must not have happened.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.owners: set[tuple[str, str]] = set()
+        self.changes = 0
         self.wrong: list[str] = []
         self._last: dict[str, Served] = {}
         self._owner_of: dict[tuple[str, int], str] = {}
@@ -39,10 +40,11 @@ class History:
     def add(self, served: Served) -> None:
         """Add the latest visitor."""
         self.count += 1
-        self.owners.add((served.key, served.owner))
         last = self._last.get(served.key)
-        if last is not None and served.number < last.number:
-            self.wrong.append(f"{served} after {last}")
+        if last is not None:
+            self.changes += served.owner != last.owner
+            if served.number < last.number:
+                self.wrong.append(f"{served} after {last}")
         if self._owner_of.setdefault((served.key, served.number), served.owner) != served.owner:
             self.wrong.append(f"{served}, and the number is that of another owner")
         self._last[served.key] = served
