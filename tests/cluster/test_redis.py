@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.cluster.redis_server import RedisServer
 from tests.cluster.world import LONG, RedisWorld, claimed, not_lost
 from tests.leftovers import TestLog
 from tests.ports import free_port
+from tests.process.harness import Process, clean_environment
 from tests.reverse.net import reactor, turns, until
 from tests.tls.parts import Authority
 
@@ -427,6 +429,53 @@ async def test_tls(short_path: Path, tmp_path: Path, started: Any, log: TestLog)
         missing = started(replace(url, ca=tmp_path / "nothing"))
         await until(lambda: "cannot read" in missing.why_away)
         assert len(lines(log)) == 3
+    finally:
+        server.kill()
+
+
+PROGRAM = """
+import sys
+from types import SimpleNamespace
+
+from rtunnel.options.plugins.reactor import leave_out_tls, prepared_reactor
+
+leave_out_tls(SimpleNamespace(parent=SimpleNamespace()))
+assert "OpenSSL" not in sys.modules
+reactor = prepared_reactor()
+
+from rtunnel.cluster.engines import directory_for
+from rtunnel.cluster.settings import cluster_url
+from rtunnel.upkeep.periodic import Repeated
+
+node = directory_for(reactor, cluster_url(sys.argv[1]))
+node.startService()
+
+
+def look():
+    if node.is_sure:
+        print("is sure", flush=True)
+        node.stopService().addCallback(lambda _: reactor.callLater(0, reactor.stop))
+        looks.stop()
+
+
+looks = Repeated(reactor, "looks", look)
+looks.start(0.01)
+reactor.run()
+"""
+
+
+@pytest.mark.process
+def test_tls_in_a_server_that_has_left_it_out(short_path: Path, tmp_path: Path) -> None:
+    """``rtunnel-server`` imports Twisted without its TLS, and the directory brings its own."""
+    authority = Authority(tmp_path / "pki", kind=KIND)
+    server = SecuredRedis(short_path, authority, ["127.0.0.1"])
+    server.start()
+    url = f"rediss://127.0.0.1:{server.port}?ca={authority.cert}"
+    try:
+        with Process([sys.executable, "-c", PROGRAM, url], cwd=tmp_path, env=clean_environment()) as process:
+            process.wait_for("is sure")
+            assert process.wait() == 0
+            assert "Traceback" not in process.output
     finally:
         server.kill()
 
