@@ -16,7 +16,7 @@ from tests.process.services import Service, fetch, page
 
 pytestmark = pytest.mark.cold
 
-UNUSED = {"yaml", "acme", "josepy", "requests", "rich", "prometheus_client"}
+UNUSED = {"yaml", "acme", "josepy", "requests", "rich", "prometheus_client", "txredisapi", "rtunnel.cluster.redis"}
 """What no process needs as long as it is not told to do what takes it."""
 #: What takes 12 MiB: also Twisted's own TLS, which no tunnel needs.
 OF_TLS = {"OpenSSL.crypto", "cryptography", "service_identity", "twisted.internet._sslverify", "rtunnel.tls.openssl"}
