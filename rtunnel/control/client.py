@@ -78,7 +78,12 @@ def _tunnel(wanted: Wanted, links: Sequence[LinkService]) -> dict[str, Any]:
         "published": is_published,
         "refused": None if is_published else ", ".join(refusals) or None,
         "links": [
-            {"server": link.server, "published": tunnel.is_served, "refused": tunnel.refusal or None}
+            {
+                "server": link.server,
+                "public": tunnel.public or None,
+                "published": tunnel.is_served,
+                "refused": tunnel.refusal or None,
+            }
             for link, tunnel in found
         ],
         **answering(wanted.watch if found else None),
