@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rtunnel.doctor.local import SERVICE
 from rtunnel.doctor.steps import Examination, Step
 from rtunnel.doctor.tunnel import TunnelExamination
 from rtunnel.reverse.settings import ClientSettings
@@ -39,7 +40,8 @@ class ServersExamination(Examination):
         return lambda step: self._note(step, server)
 
     def _note(self, step: Step, server: str) -> None:
-        self.note(replace(step, name=step.name + server))
+        # A local service has nothing to do with a server.
+        self.note(step if step.name == SERVICE else replace(step, name=step.name + server))
 
     async def examine(self) -> None:
         """Run all steps."""

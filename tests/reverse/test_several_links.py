@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.control.client import look
 from rtunnel.reverse.client.links import targets
 from rtunnel.reverse.client.links.targets import Target, find_targets, in_turn
+from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
 from tests.ports import free_port
@@ -242,3 +244,36 @@ async def test_other_settings_touch_no_link_whose_server_stays(world: World) -> 
     await until(lambda: len(other.sessions) == 1 and not server.sessions)
     await until(lambda: served(client) == [True])
     first.abort()
+
+
+@ensureDeferred
+async def test_one_more_link_leads_to_another_address_of_the_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that was made by the name holds one of its addresses."""
+    server = world.server()
+    port = world.control_port(server)
+    other = other_server(world, port)
+    resolved(monkeypatch, localhost=[HOST, OTHER])
+    named = ClientSettings(DialAddress.parse(f"localhost:{port}"), (), reconnect_min=0.05, check_services=False)
+    client = world.start(TunnelClient(reactor, named))
+    await until(lambda: len(server.sessions) == 1)
+    before = client.link.session
+    client.links.use(replace(named, links=2))
+    await until(lambda: len(other.sessions) == 1)
+    assert len(server.sessions) == 1
+    assert client.link.session is before
+    assert str(client.links.all[1].target) == f"localhost:{port} at {OTHER}"
+
+
+@ensureDeferred
+async def test_links_are_renewed_one_by_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = world.client(free_port(), links=2)
+    monkeypatch.setattr("rtunnel.reverse.client.links.links.RENEWAL", 0.05)
+    client.links.tls = SimpleNamespace(has_later=lambda shown: shown == "old")
+    one, other = client.links.all
+    assert not one.has_later("new")
+    assert one.has_later("old")
+    assert not other.has_later("old")
+    await until(lambda: other.has_later("old"))
+    client.links.tls = None

@@ -46,7 +46,7 @@ class Options(PluginOptions):
         "rtunnel client --tls --server 1.2.3.4:7000 --publish http:a.example.org=80",
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel 8080:files:.",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
-        "rtunnel client --tls --server a:7000 --server b:7000 --links 2 --tunnel 80:80",
+        "rtunnel client --tls --server a:7000 --server b:7000 --links 2 --local :80",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -25,7 +25,7 @@ from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.links.interfaces import ILinks
-from rtunnel.reverse.client.links.targets import Target, find_targets, in_turn
+from rtunnel.reverse.client.links.targets import Target, address_key, find_targets, in_turn
 from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.session import ClientSession
@@ -147,6 +147,15 @@ class LinkService(HeldConnection[ClientSession]):
         """Where the link leads or may lead, for people."""
         return str(self.target or self.settings.server)
 
+    @property
+    def places(self) -> Collection[Hashable]:
+        """The keys of the targets to which no other link may lead: ours, and the address that its name has."""
+        if self.target is None:
+            return ()
+        peer: Any = self.session.transport.getPeer() if self.session is not None and not self.is_proxied else None
+        is_at = isinstance(peer, IPv4Address | IPv6Address) and self.target.address.host is not None
+        return (self.target.key, address_key(peer.host, peer.port)) if is_at else (self.target.key,)
+
     def await_successor(self) -> None:
         """Let another process take the link over: dial no more, and keep what outlives the link."""
         self.dial_no_more()
@@ -238,7 +247,7 @@ class LinkService(HeldConnection[ClientSession]):
     def has_later(self, shown: x509.Certificate) -> bool:
         """See :class:`TlsDialler`."""
         tls = self._links.tls
-        return tls is not None and tls.has_later(shown)
+        return tls is not None and tls.has_later(shown) and self._links.may_renew()
 
     def look_at_files(self) -> None:
         """See :class:`TlsDialler`."""

@@ -26,6 +26,9 @@ from rtunnel.upkeep.visitors import Visitors
 if TYPE_CHECKING:
     from rtunnel.reverse.client.tls_dialler import TlsDialler
 
+#: Seconds from one link that is made anew with another certificate to the next one.
+RENEWAL = 5.0
+
 
 class Links(MultiService):
     """Holds as many links as the settings say, each to a server, or an address of one, to which no other leads.
@@ -55,6 +58,8 @@ class Links(MultiService):
         # One name for the life of the process, by which servers recognise us when we come back.
         self._session_name = secrets.token_hex(16)
         self._said_fewer = 0
+        # When a link was made anew with another certificate.
+        self._renewed: float | None = None
         self._all: list[LinkService] = []
         self._add_links()
 
@@ -110,8 +115,15 @@ class Links(MultiService):
 
     def is_free(self, target: Target, link: object) -> bool:
         """Return whether no link but *link* leads to a target."""
-        others = (each.target for each in self._all if each is not link)
-        return all(other is None or other.key != target.key for other in others)
+        return not any(target.key in each.places for each in self._all if each is not link)
+
+    def may_renew(self) -> bool:
+        """Return whether a link may be made anew now, with another certificate. Not all of them may at a time."""
+        now = self.reactor.seconds()
+        if self._renewed is not None and now - self._renewed < RENEWAL:
+            return False
+        self._renewed = now
+        return True
 
     def moved(self) -> None:
         """Let links to which no server was left look again."""
@@ -204,7 +216,9 @@ class Links(MultiService):
     async def withdraw(self, has_time: Callable[[], bool]) -> None:
         """See :meth:`LinkService.withdraw`; all links at a time."""
         links = [Deferred.fromCoroutine(link.withdraw(has_time)) for link in self._links_of_parent()]
-        await DeferredList(links, consumeErrors=True)
+        for worked, failure in await DeferredList(links, consumeErrors=True):
+            if not worked:
+                self.log.failure("when a link was to take no more visitors", failure)
 
     def streams_left(self) -> int:
         """Return how many streams the links still carry."""

@@ -40,15 +40,18 @@ class Target:
     def key(self) -> Hashable:
         """What two targets have in common that are the same place."""
         address = self.address
-        if address.host is None:
-            return address.description
-        try:
-            return str(ip_address(address.host)), address.port
-        except ValueError:
-            return address.host.lower(), address.port
+        return address.description if address.host is None else address_key(address.host, address.port)
 
     def __str__(self) -> str:
         return f"{self.server} at {self.ip}" if self.ip else str(self.server)
+
+
+def address_key(host: str, port: int | None) -> Hashable:
+    """Return what all spellings of a host and port have in common."""
+    try:
+        return str(ip_address(host)), port
+    except ValueError:
+        return host.lower(), port
 
 
 def _is_name(host: str | None) -> bool:
