@@ -33,6 +33,7 @@ NO_CHALLENGES = (
     "--acme-challenge tls-alpn-01"
 )
 #: What it may mean that a tunnel is in use, if this client has another link.
+IN_USE = (Code.PORT_IN_USE, Code.HOST_IN_USE)
 ONE_SERVER = (
     "; if another link of this client has it, two of --server lead to the same server: name it once, or give --links 1"
 )
@@ -239,7 +240,7 @@ class AskingSession(CarryingSession):
             tunnel=tunnel.name,
             where=f" {self.peer_name}" if self._dialler.has_others else "",
             refusal=refusal,
-            advice=ONE_SERVER if self._dialler.has_others and event.code == Code.PORT_IN_USE else "",
+            advice=ONE_SERVER if self._dialler.has_others and event.code in IN_USE else "",
             wait=wait,
         )
 
