@@ -197,6 +197,21 @@ def server_address(value: object) -> DialAddress:
     return DialAddress.parse(text(value), example_port=7000)
 
 
+def server_addresses(value: object) -> tuple[DialAddress, ...]:
+    """Read the addresses of the control ports of one or several servers: a list, or text with commas.
+
+    :raises ConfigError: one of them is wrong, or is there twice.
+    """
+    entries = value if isinstance(value, list) else [value]
+    found = tuple(server_address(each) for entry in entries for each in text(entry).split(","))
+    if not found:
+        raise ConfigError("is empty; write the address of a server, such as tunnel.example.org:7000")
+    for number, address in enumerate(found):
+        if address in found[:number]:
+            raise ConfigError(f"has '{address}' twice")
+    return found
+
+
 def interface(value: object) -> str:
     """Read the IP address of an interface."""
     return ip_address(text(value))

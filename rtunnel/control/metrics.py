@@ -199,7 +199,10 @@ def _client(status: Mapping[str, Any]) -> Iterator[Metric]:
         yield _gauge("rtunnel_link_seconds", "How long the link has lasted", status["connected_seconds"])
     if status["round_trip_ms"] is not None:
         yield _gauge("rtunnel_link_round_trip_seconds", "The shortest round trip seen", status["round_trip_ms"] / 1000)
-    yield _expiry([(status["server"], status["tls"])])
+    links = status.get("links", [status])
+    up = sum(link["connected_seconds"] is not None for link in links)
+    yield _gauge("rtunnel_links_up", "How many links the client has", up)
+    yield _expiry([(link["server"], link["tls"]) for link in links])
     published = _family("rtunnel_tunnel_published", "Whether visitors can come", "tunnel")
     for tunnel in status["tunnels"][:MOST_SERIES]:
         published.add_metric(_labels(tunnel["name"]), tunnel["published"])

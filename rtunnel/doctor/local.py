@@ -20,6 +20,9 @@ from rtunnel.services.health import HealthWatch, Unhealthy
 from rtunnel.services.health_settings import HealthSettings
 from rtunnel.services.watch import MOST_AT_ONCE, try_service
 
+#: The name of each step.
+SERVICE = "service"
+
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
@@ -59,7 +62,7 @@ async def examine_services(examination: Examination, services: Sequence[LocalSer
 
     def begin(service: LocalService) -> Deferred[Step]:
         check: Callable[[], Coroutine[Any, Any, Found]] = partial(_try, examination.reactor, service)
-        return turns.run(lambda: Deferred.fromCoroutine(examination.outcome("service", check)))
+        return turns.run(lambda: Deferred.fromCoroutine(examination.outcome(SERVICE, check)))
 
     outcomes: list[Step] = await gatherResults([begin(service) for service in services])
     examination.note_all(outcomes)

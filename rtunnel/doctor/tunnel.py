@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,13 +22,12 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError as Ste
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThread
 
-from rtunnel.control.ask import NoAnswer, ask
-from rtunnel.control.sockets import running
 from rtunnel.doctor import advice, clock
 from rtunnel.doctor.allowed import ask_for
 from rtunnel.doctor.greeting import Greeting, Refusal
 from rtunnel.doctor.local import examine_services, of_tunnel
 from rtunnel.doctor.reach import Reach
+from rtunnel.doctor.running_clients import connected
 from rtunnel.doctor.steps import WITHIN, Examination, Found, Status, Step, Trouble, within
 from rtunnel.doctor.udp_path import probe
 from rtunnel.errors import Code, ConfigError, ProxyFailed, TlsFailed
@@ -58,12 +56,20 @@ class TunnelExamination(Examination):
 
     :param settings: those of the client; it may have no tunnels.
     :param environ: the environment of the process.
+    :param with_services: whether to examine the local services too.
     """
 
     def __init__(
-        self, reactor: Any, settings: ClientSettings, environ: Mapping[str, str], tell: Callable[[Step], None]
+        self,
+        reactor: Any,
+        settings: ClientSettings,
+        environ: Mapping[str, str],
+        tell: Callable[[Step], None],
+        *,
+        with_services: bool = True,
     ) -> None:
         super().__init__(reactor, tell)
+        self._with_services = with_services
         self._settings = settings
         self._hedges = Hedges(reactor, settings.hedge)
         self._environ = environ
@@ -108,7 +114,8 @@ class TunnelExamination(Examination):
         finally:
             if self._greeting is not None:
                 self._greeting.leave()
-        await examine_services(self, [of_tunnel(settings, tunnel) for tunnel in settings.tunnels])
+        if self._with_services:
+            await examine_services(self, [of_tunnel(settings, tunnel) for tunnel in settings.tunnels])
 
     # The steps
 
@@ -140,7 +147,7 @@ class TunnelExamination(Examination):
 
     async def _client(self) -> Found:
         """Look for a client of the same server on this machine, which must not be disturbed."""
-        asking = deferToThread(_connected, self._environ, str(self._settings.server))
+        asking = deferToThread(connected, self._environ, str(self._settings.server))
         clients: list[dict[str, Any]] = await within(self.reactor, WITHIN, asking)
         self._known = {each["name"]: each for found in clients for each in found["tunnels"]}
         if not clients:
@@ -374,15 +381,3 @@ class TunnelExamination(Examination):
         if CHECK not in capabilities:
             return Found("whether the server allows it shows only once it is published", "", Status.SKIPPED)
         return await ask_for(self.reactor, self._greeting, number, tunnel)
-
-
-def _connected(environ: Mapping[str, str], server: str) -> list[dict[str, Any]]:
-    """Return what the clients that run on this machine and are connected to a server say about themselves."""
-    clients = []
-    for path, service, _ in running(environ):
-        if service == "rtunnel-client":
-            with suppress(NoAnswer):
-                found = ask(path)
-                if found.get("server") == server and found.get("connected_seconds") is not None:
-                    clients.append(found)
-    return clients

@@ -7,7 +7,7 @@ defaults of the options.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -201,7 +201,7 @@ def challenge_tunnels(tunnels: Sequence[TunnelSettings], acme: AcmeSettings | No
 class ClientSettings(EndSettings):
     """Settings of ``rtunnel-client``. Times are in seconds.
 
-    :ivar server: the server's control port.
+    :ivar server: the control port of the server, or of the first of several.
     :ivar tunnels: at the start; no two have the same public place. A reference server serves the first.
     :ivar reconnect_min: shortest wait before the server is dialled again.
     :ivar reconnect_max: longest wait before the server is dialled again.
@@ -210,7 +210,9 @@ class ClientSettings(EndSettings):
     :ivar check_services: whether to connect to the local services now and then, to see whether they answer.
     :ivar token: token that the server asks for; None: no token is sent.
     :ivar acme: where certificates of tunnels with ``auto`` come from; None: there is no such tunnel.
-    :ivar via: the proxy through which the server is reached, which has a host and a port then; None: none.
+    :ivar via: the proxy through which the servers are reached, which have a host and a port then; None: none.
+    :ivar other_servers: the control ports of further servers.
+    :ivar links: how many links are held at once, each to another server.
     """
 
     server: DialAddress
@@ -223,3 +225,22 @@ class ClientSettings(EndSettings):
     token: str | None = field(default=None, repr=False)
     acme: AcmeSettings | None = None
     via: Proxy | None = None
+    other_servers: tuple[DialAddress, ...] = ()
+    links: int = 1
+
+    @property
+    def servers(self) -> tuple[DialAddress, ...]:
+        """All servers, in the order in which they are tried."""
+        return self.server, *self.other_servers
+
+    @property
+    def first_hosts(self) -> tuple[str | None, ...]:
+        """The hosts to which connections lead first: the servers, or the proxy. None: such a place has none."""
+        return tuple(server.host for server in self.servers) if self.via is None else (self.via.address.host,)
+
+    def of(self, server: DialAddress) -> ClientSettings:
+        """Return the settings of a link to one of the servers, whose name its certificate must have."""
+        tls = self.tls
+        if tls is not None and not tls.server_name:
+            tls = replace(tls, server_name=server.host or "")
+        return replace(self, server=server, other_servers=(), tls=tls)

@@ -180,27 +180,44 @@ class HealthWatch:
         """
         self.stop()
         self._told = False
+        self.speak_of(log, limiter, what, meanwhile, **fields)
+        age = self._reactor.seconds() - self._seen
+        if age < self.settings.interval:
+            if self._tell is not None:
+                self._tell()
+            self._wait(age)
+        else:
+            self._is_first = True
+            self._soon = self._reactor.callLater(SOON, log.info, what + " has not answered yet", **fields)
+            self._check()
+
+    def speak_of(self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str, /, **fields: Any) -> None:
+        """Use other words from now on; the parameters are those of :meth:`start`."""
 
         def tell() -> None:
             target, subject = (limiter, "{tunnel}: the service at {local}") if self._told else (log, what)
             again = " again" if self._told else ""
             self._told = True
             self._cancel(self._soon)
-            if self.is_ready:
-                target.info(f"{subject} passes its health check{again}", **fields)
-            else:
-                text = f"{subject} fails its health check ({{problem}}): {meanwhile}"
-                target.warn(text, problem=self.problem, **fields)
+            self._say(target, subject, meanwhile, fields, again)
 
         self._tell = tell
-        age = self._reactor.seconds() - self._seen
-        if age < self.settings.interval:
-            tell()
-            self._wait(age)
+
+    def say(self, log: Logger, what: str, meanwhile: str, /, **fields: Any) -> None:
+        """Log what is known now in other words; the parameters are those of :meth:`start`."""
+        if self.trouble is None:
+            log.info(what + " has not answered yet", **fields)
         else:
-            self._is_first = True
-            self._soon = self._reactor.callLater(SOON, log.info, what + " has not answered yet", **fields)
-            self._check()
+            self._say(log, what, meanwhile, fields)
+
+    def _say(
+        self, target: Logger | LogLimiter, subject: str, meanwhile: str, fields: dict[str, Any], again: str = ""
+    ) -> None:
+        if self.is_ready:
+            target.info(f"{subject} passes its health check{again}", **fields)
+        else:
+            text = f"{subject} fails its health check ({{problem}}): {meanwhile}"
+            target.warn(text, problem=self.problem, **fields)
 
     def stop(self) -> None:
         """Check it no more. May be called again."""

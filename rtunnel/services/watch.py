@@ -126,26 +126,40 @@ class ServiceWatch:
         """
         self.stop()
         self._told = False
-
-        def tell() -> None:
-            target = limiter if self._told else log
-            self._told = True
-            if self.problem is None:
-                target.info(what + " has not been tried", **fields)
-            elif self.problem:
-                text = f"{what} does not answer ({{problem}}): {meanwhile} until it does"
-                target.warn(text, problem=self.problem, **fields)
-            else:
-                target.info(what + " answers", **fields)
-
-        self._tell = tell
+        self.speak_of(log, limiter, what, meanwhile, **fields)
         fresh = FRESH if self.problem else WHILE_IT_ANSWERS
         if self._endpoint is None or self._reactor.seconds() - self._seen < fresh:
-            tell()
+            if self._tell is not None:
+                self._tell()
             self._wait()
         else:
             self._timer = self._reactor.callLater(SOON, log.info, what + " has not answered yet", **fields)
             self._try()
+
+    def speak_of(self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str, /, **fields: Any) -> None:
+        """Use other words from now on; the parameters are those of :meth:`start`."""
+
+        def tell() -> None:
+            self._say(limiter if self._told else log, what, meanwhile, fields)
+            self._told = True
+
+        self._tell = tell
+
+    def say(self, log: Logger, what: str, meanwhile: str, /, **fields: Any) -> None:
+        """Log what is known now in other words; the parameters are those of :meth:`start`."""
+        if self.problem is None and self._trying is not None:
+            log.info(what + " has not answered yet", **fields)
+        else:
+            self._say(log, what, meanwhile, fields)
+
+    def _say(self, target: Logger | LogLimiter, what: str, meanwhile: str, fields: dict[str, Any]) -> None:
+        if self.problem is None:
+            target.info(what + " has not been tried", **fields)
+        elif self.problem:
+            text = f"{what} does not answer ({{problem}}): {meanwhile} until it does"
+            target.warn(text, problem=self.problem, **fields)
+        else:
+            target.info(what + " answers", **fields)
 
     def stop(self) -> None:
         """Watch it no more. May be called again."""

@@ -66,7 +66,8 @@ class HeldConnection(Service, Generic[C]):
         self._soon = 0
         self._connected_at = 0.0
         self._repeated = repeated
-        self._last_reason = ""
+        # For each peer.
+        self._last_reasons: dict[str, str] = {}
         self.why_down = ""
         self._dials = False
         self._running: Deferred[None] | None = None
@@ -93,6 +94,14 @@ class HeldConnection(Service, Generic[C]):
         """End *connection*, because another one shall take its place."""
         self.leave(connection)
 
+    def begin(self) -> None:
+        """Say what is dialled. Where a firewall drops the packets, nothing else is logged for a while."""
+        self.log.info("connecting to {peer}", peer=self._peer)
+
+    def next_at_once(self) -> str:
+        """Return what is dialled next without a wait; empty: the wait comes first."""
+        return ""
+
     # Dialling
 
     def startService(self) -> None:
@@ -112,8 +121,7 @@ class HeldConnection(Service, Generic[C]):
 
     async def _run(self, number: int) -> None:
         self._peer = self._leads_to
-        # Where a firewall drops the packets, nothing else is logged for a while.
-        self.log.info("connecting to {peer}", peer=self._peer)
+        self.begin()
         while True:
             try:
                 reason = await self._hold()
@@ -129,9 +137,13 @@ class HeldConnection(Service, Generic[C]):
             if not self._dials:
                 return
             repeated = LogLevel.debug if self._soon else self._repeated
-            level = repeated if reason == self._last_reason else LogLevel.warn
-            self._last_reason = reason
+            level = repeated if reason == self._last_reasons.get(self._peer) else LogLevel.warn
+            self._last_reasons[self._peer] = reason
             self._peer = self._leads_to
+            if other := self.next_at_once():
+                self.log.emit(level, "{why}; next is {other}", why=reason, other=other)
+                await deferLater(self.reactor, 0)
+                continue
             wait = self._next_wait()
             self.log.emit(level, "{why}; next attempt in {wait:.1f} s", why=reason, wait=wait)
             await deferLater(self.reactor, wait)
@@ -169,7 +181,7 @@ class HeldConnection(Service, Generic[C]):
         self._backoff.reset()
         if self.reactor.seconds() - self._connected_at >= self._shortest:
             self._soon = SOON_ATTEMPTS
-        self._last_reason = ""
+        self._last_reasons.clear()
 
     def dial_anew(self, peer: str, shortest: float, longest: float) -> None:
         """Let the connection lead elsewhere: give up the present one, or the present attempt, and dial soon.
@@ -178,7 +190,7 @@ class HeldConnection(Service, Generic[C]):
         """
         self._leads_to = peer
         self.set_waits(shortest, longest)
-        self._last_reason = ""
+        self._last_reasons.clear()
         if not self._dials:
             return
         connection = self.connection

@@ -25,6 +25,8 @@ MAX_EXPIRES = 3600.0
 _MAX_TIME = 2.0**40
 # How many hedges HELLO may name, and how long a name may be.
 _MAX_HEDGES = 16
+#: Digits of the number of a link of its process.
+_MAX_NUMBER = 4
 _MAX_HEDGE = 64
 # The lengths of a ticket's id and of a random number in ATTACH, in bytes.
 _TICKET_ID = 16
@@ -88,6 +90,15 @@ def _text(value: object) -> str:
     return clean_text(value) if isinstance(value, str) else ""
 
 
+def _is_session(value: object) -> TypeGuard[str]:
+    """Return whether *value* names a link: random, and perhaps which link of its process it is, such as ``+1``."""
+    if not isinstance(value, str):
+        return False
+    name, plus, number = value.partition("+")
+    is_number = not plus or (number.isascii() and number.isdecimal() and len(number) <= _MAX_NUMBER)
+    return _is_random(name) and is_number
+
+
 def _is_random(value: object) -> TypeGuard[str]:
     """Return whether *value* is 128 bits as 32 hexadecimal digits in lower case."""
     return isinstance(value, str) and len(value) == 32 and not value.strip("0123456789abcdef")
@@ -100,7 +111,8 @@ def _is_random(value: object) -> TypeGuard[str]:
 class Hello:
     """HELLO: what one end can do (docs/wire.rst, "Negotiation").
 
-    :ivar session: 32 hexadecimal digits, by which the server recognises a returning client.
+    :ivar session: 32 hexadecimal digits, by which the server recognises a returning client. Further links of a client
+        have a plus and a number behind these; see :attr:`process`.
     :ivar initial_credit: how many bytes its sender will receive on a new stream.
     :ivar version: the version of the protocol.
     :ivar agent: the name and version of the program, for logs.
@@ -118,6 +130,11 @@ class Hello:
     token: str | None = None
     time: float | None = None
     hedge: tuple[str, ...] = ()
+
+    @property
+    def process(self) -> str:
+        """What all links of a client's process have in common: the session without the number of the link."""
+        return self.session.partition("+")[0]
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -152,7 +169,7 @@ def decode_hello(payload: bytes) -> Hello:
         raise ValueError("HELLO without a version")
     if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
         raise ValueError("HELLO without an initial credit")
-    if not _is_random(session):
+    if not _is_session(session):
         raise ValueError("HELLO without a session of 32 hexadecimal digits")
     if not isinstance(capabilities, list) or not all(isinstance(name, str) for name in capabilities):
         raise ValueError("HELLO whose capabilities are not a list of names")

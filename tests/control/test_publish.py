@@ -68,7 +68,7 @@ class Link:
         self.wanted: list[Wanted] = []
         self.answers: dict[str, State] = {}
         self.link = self
-        self.session: Any = self
+        self.sessions: Any = [self]
 
     def tunnel_of(self, wanted: Wanted) -> State | None:
         return self.answers.get(wanted.settings.shown_place, State("somewhere"))
@@ -79,13 +79,13 @@ class Client:
 
     def __init__(self) -> None:
         self.reactor = Clock()
-        self.link = Link()
+        self.links = Link()
         self.problem = ""
 
     def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> Deferred[None]:
         if self.problem:
             raise ConfigError(self.problem)
-        self.link.wanted = [Wanted(tunnel) for tunnel in tunnels]
+        self.links.wanted = [Wanted(tunnel) for tunnel in tunnels]
         return succeed(None)
 
 
@@ -97,7 +97,7 @@ class World:
         self.client = cast(Any, Client())
         self.settings = ClientSettings(DialAddress.parse("server:7000"), publish("tcp:1=1,tcp:2=2"), acme=acme)
         self.publishing = Publishing(self.settings, Reader(), self.store, kept)
-        self.client.link.wanted = [Wanted(tunnel) for tunnel in self.publishing.settings.tunnels]
+        self.client.links.wanted = [Wanted(tunnel) for tunnel in self.publishing.settings.tunnels]
         self.publishing.serve(self.client)
 
     async def publish(self, *tunnels: object, keep: bool = False) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class World:
 
     @property
     def served(self) -> list[str]:
-        served = [each.settings for each in self.client.link.wanted]
+        served = [each.settings for each in self.client.links.wanted]
         return [f"{each.shown_place}={each.local}{each.added[:1]}" for each in served]
 
 
@@ -175,7 +175,7 @@ async def test_tunnels_for_challenges_are_nobodys(tmp_path: Path) -> None:
     [own] = challenge_tunnels(
         publish([{"publish": "https:a.example.org=3", "tls": "auto"}]), AcmeSettings("a@b", tmp_path, challenge=HTTP_01)
     )
-    world.client.link.wanted.append(Wanted(own))
+    world.client.links.wanted.append(Wanted(own))
     with pytest.raises(
         ConfigError, match=r"'http:a.example.org/.well-known/acme-challenge' is not published; published"
     ):
@@ -240,7 +240,7 @@ async def test_what_cannot_be_unpublished() -> None:
 @ensureDeferred
 async def test_what_the_server_refuses_is_not_there_afterwards() -> None:
     world = World()
-    world.client.link.answers["tcp:4"] = State(refusal="port-in-use: no")
+    world.client.links.answers["tcp:4"] = State(refusal="port-in-use: no")
     done = await world.publish("tcp:3=3", "tcp:4=4", keep=True)
     assert [each["refused"] for each in done["tunnels"]] == [None, "port-in-use: no"]
     assert world.served == ["tcp:1=1", "tcp:2=2", "tcp:3=3k"]
@@ -250,7 +250,7 @@ async def test_what_the_server_refuses_is_not_there_afterwards() -> None:
 @ensureDeferred
 async def test_a_server_that_does_not_answer_is_not_waited_for_without_end() -> None:
     world = World()
-    world.client.link.answers["tcp:3"] = State()
+    world.client.links.answers["tcp:3"] = State()
     waiting = Deferred.fromCoroutine(world.publish("tcp:3=3"))
     for _ in range(int(ANSWER * 100) - 2):
         world.client.reactor.advance(0.01)
@@ -264,7 +264,7 @@ async def test_a_server_that_does_not_answer_is_not_waited_for_without_end() -> 
 @ensureDeferred
 async def test_without_a_link_nobody_waits() -> None:
     world = World()
-    world.client.link.session = None
+    world.client.links.sessions = []
     done = await world.publish("tcp:3=3")
     assert not done["connected"]
     assert world.served == ["tcp:1=1", "tcp:2=2", "tcp:3=3u"]
@@ -273,7 +273,7 @@ async def test_without_a_link_nobody_waits() -> None:
 @ensureDeferred
 async def test_a_reference_server_carries_one() -> None:
     world = World()
-    world.client.link.is_reference = True
+    world.client.links.is_reference = True
     for act in (world.publish("tcp:3=3"), world.unpublish("tcp:1")):
         with pytest.raises(ConfigError, match="which carries one tunnel"):
             await act

@@ -81,6 +81,8 @@ def test_shown_default(kind: Kind, default: object, shown: str) -> None:
 #: Fields that no setting decides alone: groups of settings, and what comes from several settings together.
 COMPOSED = {
     *("acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards", "identity"),
+    # The servers behind the first one, which are in the setting "server" too.
+    "other_servers",
     # No settings, but what is on the command line.
     *("invite", "invitation"),
 }

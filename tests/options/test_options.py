@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.cluster.settings import ClusterUrl
@@ -82,7 +83,8 @@ SERVER_VALUES = {
     **LOG_VALUES,
 }
 CLIENT_VALUES = {
-    "server": ("host:7000", "host:7000", DialAddress.parse("host:7000")),
+    "server": ("host:7000", "host:7000", (DialAddress.parse("host:7000"),)),
+    "links": ("2", 2, 2),
     "via": ("http://me:pw@proxy:3128", "http://me:pw@proxy:3128", Proxy.parse("http://me:pw@proxy:3128")),
     "local": ("unix:/x", "unix:/x", DialAddress.parse("unix:/x")),
     "remote-port": ("8080", 8080, 8080),
@@ -110,6 +112,8 @@ def kept(settings: Any, name: str) -> Any:
     if isinstance(settings, ClientSettings) and key in ("local", "remote_port", "tunnel", "publish"):
         lists = {"tunnel": settings.tunnels[1:2], "publish": settings.tunnels[2:]}
         return lists.get(key) or getattr(settings.tunnels[0], key)
+    if isinstance(settings, ClientSettings) and key == "server":
+        return settings.servers
     return getattr(settings.limits, key) if hasattr(LinkLimits, key) else getattr(settings, key)
 
 
@@ -281,3 +285,38 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         rtunnel_server.Options().parseOptions(["--version"])
     assert caught.value.code == 0
     assert re.fullmatch(r"rtunnel \S+ \(Twisted \S+\)\n", capsys.readouterr().out)
+
+
+SERVERS = tuple(map(DialAddress.parse, ("a.example:7000", "b.example:7001")))
+
+
+@pytest.mark.parametrize("source", ["flags", "flag", "environment", "list", "text"])
+def test_several_servers(source: str, config: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--local=:80", "--links=2"]
+    if source == "environment":
+        monkeypatch.setenv("RTUNNEL_SERVER", "a.example:7000, b.example:7001")
+    elif source == "flags":
+        arguments += ["--server=a.example:7000", "--server=b.example:7001"]
+    elif source == "flag":
+        arguments += ["--server=a.example:7000,b.example:7001"]
+    else:
+        text = {"list": "[a.example:7000, b.example:7001]", "text": "a.example:7000, b.example:7001"}[source]
+        arguments += ["--config", config(f"server: {text}")]
+    settings = parse_client(*arguments)
+    assert settings.servers == SERVERS
+    assert settings.links == 2
+    assert settings.first_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("server: [a:1, a:1]", "has 'a:1' twice"),
+        ("server: []", "write the address of a server"),
+        ("server:\n- a:1\n- b", "line 3: key 'server': 'b' has no port"),
+        ("server: a:1\nlinks: 0", "links"),
+    ],
+)
+def test_wrong_servers(file: str, complaint: str, config: Write) -> None:
+    with pytest.raises(usage.UsageError, match=re.escape(complaint)):
+        parse_client("--local=:80", "--config", config(file))

@@ -46,7 +46,8 @@ def parse_server(*arguments: str) -> ServerSettings:
 
 def parse_client(*arguments: str) -> ClientSettings:
     options = rtunnel_client.Options()
-    options.parseOptions((*CLIENT, *arguments))
+    has_server = any(argument.startswith("--server=") for argument in arguments)
+    options.parseOptions((*CLIENT[has_server:], *arguments))
     return options.settings
 
 
@@ -214,6 +215,19 @@ def test_a_server_on_a_socket_needs_a_name(pki: Path) -> None:
     assert parse_client("--tls", "--server=unix:/run/x", "--tls-server-name=a").tls == files(
         pki, "client", server_name="a"
     )
+
+
+def test_each_of_several_servers_has_its_own_name(pki: Path) -> None:
+    several = ("--tls", "--server=a.example:7000", "--server=192.0.2.1:7000")
+    settings = parse_client(*several)
+    names = [settings.of(server).tls.server_name for server in settings.servers]  # type: ignore[union-attr]
+    assert names == ["a.example", "192.0.2.1"]
+    # Unless one name is given for all.
+    settings = parse_client(*several, "--tls-server-name=b.example")
+    names = [settings.of(server).tls.server_name for server in settings.servers]  # type: ignore[union-attr]
+    assert names == ["b.example", "b.example"]
+    with pytest.raises(usage.UsageError, match="--server unix:/run/x has no host name"):
+        parse_client(*several, "--server=unix:/run/x")
 
 
 def test_tokens_and_clients(tmp_path: Path) -> None:

@@ -226,11 +226,11 @@ class Service:
 class Visitor(socket.socket):
     """A connection to a public port."""
 
-    def __init__(self, port: int, line: bytes = b"", timeout: float = PATIENCE) -> None:
+    def __init__(self, port: int, line: bytes = b"", timeout: float = PATIENCE, host: str = LOOPBACK) -> None:
         super().__init__(socket.AF_INET, socket.SOCK_STREAM)
         try:
             self.settimeout(timeout)
-            self.connect((LOOPBACK, port))
+            self.connect((host, port))
             if line:
                 self.sendall(line + b"\n")
         except BaseException:

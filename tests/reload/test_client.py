@@ -34,7 +34,7 @@ def places(running: Running) -> list[int]:
 
 def tls(running: Running) -> Any:
     """What a new link would use."""
-    return link(running)._tls.credentials.settings
+    return running.service.links.tls.credentials.settings
 
 
 def acme(running: Running) -> Any:
@@ -49,6 +49,7 @@ ACME = {"publish": ["https:a.example=80"]}
 CASES = {
     **PROCESS,
     "server": Case("127.0.0.1:2", lambda r, v: str(link(r)._first_address) == v and v in link(r)._leads_to),
+    "links": Case(3, lambda r, v: len(r.service.links.all) == v),
     "via": Case("http://127.0.0.1:2", lambda r, _: link(r).is_proxied and str(link(r)._first_address) == "127.0.0.1:2"),
     "token": Case("a-secret-word", lambda r, v: link(r)._hello.token == v),
     "local": Case("127.0.0.1:7", lambda r, v: v in wanted(r)),
@@ -57,7 +58,7 @@ CASES = {
     "publish": Case(["tcp:8003=127.0.0.1:7"], lambda r, _: 8003 in places(r)),
     "reconnect-min": Case("7s", lambda r, _: link(r)._backoff._shortest == 7),
     "reconnect-max": Case("77s", lambda r, _: link(r)._backoff._longest == 77),
-    "connect-timeout": Case("7s", lambda r, _: link(r).connect_timeout == link(r)._tls._patience == 7),
+    "connect-timeout": Case("7s", lambda r, _: link(r).connect_timeout == r.service.links.tls._patience == 7),
     "dial-timeout": Case("7s", lambda r, _: next(iter(link(r).wanted)).endpoint._timeout == link(r).dial_timeout == 7),
     "check-services": Case(False, lambda r, _: next(iter(link(r).wanted)).watch._endpoint is None),
     "acme-email": Case("me@a.example", lambda r, v: r.service.settings.acme is not None, lambda _: ACME),

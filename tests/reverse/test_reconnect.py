@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
-from rtunnel.reverse.client.service import LinkService
+from rtunnel.reverse.client.links.links import Links
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
@@ -29,7 +29,7 @@ class Dialler:
         settings = ClientSettings(
             DialAddress.parse("192.0.2.1:7000"), (TunnelSettings(8080, DialAddress.parse(":80")),), 1.0, 30.0
         )
-        self.link = LinkService(self.reactor, settings, Visitors(Descriptors(self.reactor), Accounts(self.reactor)))
+        self.link = Links(self.reactor, settings, Visitors(Descriptors(self.reactor), Accounts(self.reactor)))
         self.link.startService()
 
     @property

@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.carriers import link_protocol
-from rtunnel.reverse.client.service import LinkService, TunnelClient
+from rtunnel.reverse.client.links.links import Links
+from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
@@ -49,7 +50,7 @@ async def test_link_is_stopped_twice_and_started_again(world: World, host: str, 
     tunnels = (TunnelSettings(0, DialAddress.parse(":1")),)
     server = DialAddress.parse(f"{host}:{free_port()}")
     settings = ClientSettings(server, tunnels)
-    service = LinkService(reactor, settings, Visitors(Descriptors(reactor), Accounts(reactor)))
+    service = Links(reactor, settings, Visitors(Descriptors(reactor), Accounts(reactor)))
     for _ in range(2):
         service.startService()
         await turns(wait)

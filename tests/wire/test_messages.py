@@ -24,7 +24,8 @@ JSON = st.recursive(
 MALFORMED: dict[str, list[Any]] = {
     "version": [None, 0, -1, True, 1.0, "1", [1], float("nan"), float("inf")],
     "initial_credit": [None, -1, True, 1.5, "65536", 2**62, 10**300, float("nan")],
-    "session": [None, "", 5, SESSION[1:], SESSION + "0", SESSION.upper(), "g" * 32, ["0"] * 32, "\u0660" * 32],
+    "session": [None, "", 5, SESSION[1:], SESSION + "0", SESSION.upper(), "g" * 32, ["0"] * 32, "\u0660" * 32]
+    + [SESSION + number for number in ("+", "+12345", "+1+1", "+-1", "+\u0661", "-1")],
     "capabilities": [None, "withdraw", [1], [None], [["withdraw"]], {"withdraw": 1}, 5],
     "token": [5, True, [], {}, "\ud800"],
 }
@@ -316,3 +317,10 @@ def test_notice_there_and_back(message: str) -> None:
 def test_notice_that_says_nothing(message: object) -> None:
     with pytest.raises(ValueError, match=r"^NOTICE without a message$"):
         messages.decode_notice(json.dumps({"message": message}).encode())
+
+
+@pytest.mark.parametrize("number", ["", "+1", "+9999"])
+def test_links_of_one_process(number: str) -> None:
+    hello = messages.decode_hello(messages.encode_hello(Hello(SESSION + number, 65536)))
+    assert hello.session == SESSION + number
+    assert hello.process == SESSION

@@ -105,7 +105,7 @@ class Publishing:
     @property
     def _present(self) -> list[TunnelSettings]:
         # Those for challenges come with others, and go with them.
-        present = (wanted.settings for wanted in self._served.link.wanted)
+        present = (wanted.settings for wanted in self._served.links.wanted)
         return [tunnel for tunnel in present if not tunnel.answers_challenges]
 
     def _keep(self, kept: dict[Place, object]) -> None:
@@ -152,7 +152,7 @@ class Publishing:
         if refused:
             left = [tunnel for tunnel in self._present if tunnel.place not in refused]
             await self._change(left, _without(self._kept, refused))
-        return {"tunnels": found, "connected": self._session is not None}
+        return {"tunnels": found, "connected": bool(self._sessions)}
 
     async def unpublish(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Serve fewer tunnels, and return which.
@@ -217,7 +217,7 @@ class Publishing:
         return found
 
     def _refuse_reference(self) -> None:
-        if self._session is not None and self._session.is_reference:
+        if any(session.is_reference for session in self._sessions):
             raise ConfigError(
                 "this server speaks the reference protocol, which carries one tunnel for as long as the link lasts; "
                 "change the settings, and start the client again"
@@ -226,32 +226,36 @@ class Publishing:
     # What the server says
 
     @property
-    def _session(self) -> Any:
-        session = self._served.link.session
-        return None if session is None or session.link.is_closed else session
+    def _sessions(self) -> list[Any]:
+        """The links that are up."""
+        return [session for session in self._served.links.sessions if not session.link.is_closed]
 
     async def _answers(self, new: Sequence[TunnelSettings]) -> list[dict[str, Any]]:
+        """Return what becomes of tunnels, once each server has said it, or one that has not is silent for long."""
         clock = self._served.reactor
         until = clock.seconds() + ANSWER
         while True:
             found = [self._answer(tunnel) for tunnel in new]
-            has_all = all(each["public"] or each["refused"] for each in found)
-            if has_all or self._session is None or clock.seconds() >= until:
-                return found
+            is_over = not self._sessions or clock.seconds() >= until
+            if is_over or all(answers == len(self._sessions) for _, answers in found):
+                return [answer for answer, _ in found]
             await deferLater(clock, LOOK_EVERY)
 
-    def _answer(self, tunnel: TunnelSettings) -> dict[str, Any]:
-        public, refused = "", ""
-        for wanted in self._served.link.wanted:
-            state = self._session.tunnel_of(wanted) if self._session is not None else None
-            if wanted.settings.place == tunnel.place and state is not None:
-                public, refused = state.public if state.is_served else "", state.refusal
+    def _answer(self, tunnel: TunnelSettings) -> tuple[dict[str, Any], int]:
+        """Return what has become of a tunnel, and how many servers have said so. It is published if one has done it."""
+        public: list[str] = []
+        refused: list[str] = []
+        for wanted in self._served.links.wanted:
+            if wanted.settings.place == tunnel.place:
+                states = [session.tunnel_of(wanted) for session in self._sessions]
+                public = [each.public for each in states if each is not None and each.is_served]
+                refused = [each.refusal for each in states if each is not None and each.refusal]
         return {
             "tunnel": tunnel.shown_place,
             "service": tunnel.local.in_full,
-            "public": public or None,
-            "refused": refused or None,
-        }
+            "public": ", ".join(dict.fromkeys(public)) or None,
+            "refused": None if public else ", ".join(dict.fromkeys(refused)) or None,
+        }, len(public) + len(refused)
 
 
 class _New:

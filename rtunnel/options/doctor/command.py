@@ -85,11 +85,10 @@ class ClientChecks(_Checks, rtunnel_client.Options):
 
     def examination(self, tell: Callable[[Step], None]) -> Examination:
         """See :class:`_Checks`."""
-        from rtunnel.doctor.tunnel import TunnelExamination
+        from rtunnel.doctor.servers import ServersExamination
 
-        via = self.settings.via
-        reactor = prepared_reactor((self.settings.server if via is None else via.address).host)
-        return TunnelExamination(reactor, self.settings, os.environ, tell)
+        reactor = prepared_reactor(*self.settings.first_hosts)
+        return ServersExamination(reactor, self.settings, os.environ, tell)
 
 
 def _with_id(resolved: Resolved) -> Resolved:
@@ -197,7 +196,7 @@ def which_end(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     path = flags.get("--config") or environ.get("RTUNNEL_CONFIG", "")
     if path:
         values = read_config_file(path, merge=True).values
-        if isinstance(values.get("server"), str):
+        if isinstance(values.get("server"), str | list):
             return "client"
         if "signal" in values:
             return "host" if is_host or ("host" in values and "client" not in values) else "connect"

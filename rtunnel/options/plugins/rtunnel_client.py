@@ -46,6 +46,7 @@ class Options(PluginOptions):
         "rtunnel client --tls --server 1.2.3.4:7000 --publish http:a.example.org=80",
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel 8080:files:.",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
+        "rtunnel client --tls --server a:7000 --server b:7000 --links 2 --local :80",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )
 
@@ -56,11 +57,12 @@ class Options(PluginOptions):
     kept_entries: Sequence[object] = ()
 
     def build(self, resolved: Resolved) -> None:
-        if resolved.values["server"] is None:
+        servers = resolved.values["server"]
+        if not servers:
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
         state_dir = resolved.values["state-dir"] or default_state_dir(os.environ)
-        self.kept = KeptTunnels(state_dir, str(resolved.values["server"]), self.config_path)
+        self.kept = KeptTunnels(state_dir, str(servers[0]), self.config_path)
         try:
             self.kept_entries = self.kept.read()
         except ConfigError as error:
@@ -74,7 +76,7 @@ class Options(PluginOptions):
         via = decide_via(resolved, os.environ, tunnels)
         check_token_use(resolved, tls, via)
         self.settings = ClientSettings(
-            **resolved.fields_of(ClientSettings) | {"via": via},
+            **resolved.fields_of(ClientSettings) | {"via": via, "server": servers[0], "other_servers": servers[1:]},
             tunnels=tunnels,
             acme=acme,
             limits=link_limits(resolved),
@@ -105,8 +107,7 @@ def makeService(options: Options) -> MultiService:
     from rtunnel.options.plugins.run import PluginService
     from rtunnel.reverse.client.service import TunnelClient
 
-    via = options.settings.via
-    reactor = prepared_reactor((options.settings.server if via is None else via.address).host)
+    reactor = prepared_reactor(*options.settings.first_hosts)
     assert options.resolved is not None
     publishing = Publishing(options.settings, TunnelReader(options.resolved), options.kept, options.kept_entries)
     for note in (*options.notes, *publishing.notes):

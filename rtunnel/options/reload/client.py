@@ -24,28 +24,28 @@ def reloadable(client: TunnelClient, publishing: Publishing) -> Reloadable:
     :param publishing: reads what 'rtunnel publish' adds.
     """
     acme = frozenset(setting.name for setting in ACME if setting.reload is not Reload.RESTART)
-    link = client.link
+    links = client.links
 
     def use(new: Any) -> None:
         settings: ClientSettings = new.settings
-        look_up_first(client.reactor, (settings.server if settings.via is None else settings.via.address).host)
-        link.use(settings)
+        look_up_first(client.reactor, *settings.first_hosts)
+        links.use(settings)
         publishing.reader = TunnelReader(new.resolved)
 
     def tunnels(new: Any) -> None:
         settings: ClientSettings = new.settings
         # Those that came by 'rtunnel publish' stay.
         places = {tunnel.place for tunnel in settings.tunnels}
-        added = [each.settings for each in link.wanted if each.settings.added and each.settings.place not in places]
+        added = [each.settings for each in links.wanted if each.settings.added and each.settings.place not in places]
         before = client.settings
-        link.wanted.dial_with(settings.dial_timeout, check=settings.check_services)
+        links.wanted.dial_with(settings.dial_timeout, check=settings.check_services)
         try:
             client.apply([*settings.tunnels, *added], settings.acme)
         except ConfigError:
-            link.wanted.dial_with(before.dial_timeout, check=before.check_services)
+            links.wanted.dial_with(before.dial_timeout, check=before.check_services)
             raise
-        link.dial_timeout = settings.dial_timeout
+        links.set_dial_timeout(settings.dial_timeout)
         publishing.reader = TunnelReader(new.resolved)
 
-    parts = (Part(_TUNNELS | acme, tunnels), drain_of(client), budget_of(link.memory))
+    parts = (Part(_TUNNELS | acme, tunnels), drain_of(client), budget_of(links.memory))
     return Reloadable(client, parts, others=use)

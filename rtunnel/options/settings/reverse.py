@@ -13,7 +13,7 @@ from rtunnel.coercions import (
     networks,
     optional,
     port_ranges,
-    server_address,
+    server_addresses,
     service_address,
     text,
     udp_address,
@@ -43,6 +43,8 @@ from rtunnel.options.shared_settings import ACCESS_LOG, CLUSTER, LOG, MEMORY, ST
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
 
+#: More would only cost the servers.
+MOST_LINKS = 16
 #: Settings of both ends.
 BOTH = (
     Setting(
@@ -230,11 +232,22 @@ SERVER_OWN = (
 CLIENT_OWN = (
     Setting(
         "server",
-        Kind(server_address, "address to dial"),
+        Kind(server_addresses, "addresses to dial", lambda value: ", ".join(map(str, value))),
         "The server's control port: 1.2.3.4:7000, [::1]:7000, host:7000, or a Twisted endpoint such as "
-        "tcp:host:7000. Required.",
+        "tcp:host:7000. Required. May be repeated: the next server is dialled when one cannot be reached, or goes "
+        "down. In the environment, commas separate several.",
         ClientSettings,
         no_default="required",
+        repeatable=True,
+        reload=AT_ONCE,
+    ),
+    Setting(
+        "links",
+        Kind(integer(1, MOST_LINKS), f"1 to {MOST_LINKS}"),
+        "Links to hold at once, each to another server, or another address of its name. All tunnels are published on "
+        "each, so visitors reach them while one server is down. The servers must be one cluster, or publish at "
+        "addresses of their own.",
+        ClientSettings,
         reload=AT_ONCE,
     ),
     Setting(

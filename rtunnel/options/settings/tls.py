@@ -94,7 +94,8 @@ TLS_CLIENT = (
     Setting(
         "tls-server-name",
         Kind(optional(_of_text(check_server_name), ""), "DNS name or IP address"),
-        "DNS name or IP address that the server's certificate must be for; the host of --server if not given.",
+        "DNS name or IP address that the server's certificate must be for; the host of --server if not given. With "
+        "several servers it holds for each of them.",
         TlsSettings,
         "server_name",
         no_default="the host",
@@ -104,7 +105,8 @@ TLS_CLIENT = (
     Setting(
         "tls-pin",
         Kind(optional(_of_list(parse_pins), frozenset()), "fingerprints"),
-        "SHA-256 fingerprint that the server's certificate must have, instead of its name; commas separate several.",
+        "SHA-256 fingerprint that the server's certificate must have, instead of its name; commas separate several. "
+        "With several servers, the certificate of each must have one of them.",
         TlsSettings,
         "pins",
         key="tls.pin",

@@ -37,15 +37,12 @@ def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> T
     name = ""
     if role is Role.CLIENT:
         pins = values["tls-pin"]
-        name = values["tls-server-name"] or values["server"].host or ""
-        if name and not values["tls-server-name"] and not pins:
-            # Container networks have host names for which no certificate can be issued.
-            check_server_name(name)
-        if not name and not pins:
-            raise ConfigError(
-                f"--server {values['server']} has no host name to look for in the server's certificate; give the name "
-                "with --tls-server-name, or give --tls-pin"
-            )
+        servers = values["server"]
+        if not values["tls-server-name"] and not pins:
+            for server in servers:
+                _check_host(server)
+        # Each of several servers is known by its own name; see ClientSettings.of.
+        name = values["tls-server-name"] or (servers[0].host if len(servers) == 1 else "") or ""
     found = resolved.fields_of(TlsSettings)
     for field, file in (("cert", certificate), ("key", key), ("ca", locations.CA_CERTIFICATE)):
         found[field] = found[field] or directory / file
@@ -56,6 +53,17 @@ def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> T
 
             load(settings, role)
     return settings
+
+
+def _check_host(server: DialAddress) -> None:
+    if server.host:
+        # Container networks have host names for which no certificate can be issued.
+        check_server_name(server.host)
+    else:
+        raise ConfigError(
+            f"--server {server} has no host name to look for in the server's certificate; give the name with "
+            "--tls-server-name, or give --tls-pin"
+        )
 
 
 def _check_not_meant(resolved: Resolved) -> None:
@@ -98,7 +106,7 @@ def check_token_use(resolved: Resolved, tls: TlsSettings | None, via: Proxy | No
     values = resolved.values
     if values["token"] is None or tls is not None or values["token-over-plain-tcp"]:
         return
-    for place in (values["server"], *([] if via is None else [via.address])):
+    for place in (*values["server"], *([] if via is None else [via.address])):
         if not _is_on_this_machine(place):
             raise resolved.error(
                 "token", f"would travel to {place} in the clear; use --tls, or allow it with --token-over-plain-tcp"

@@ -31,13 +31,17 @@ def decide_via(resolved: Resolved, environ: Mapping[str, str], tunnels: Sequence
     :raises ConfigError: the environment names one that cannot be used, or the settings cannot go with one.
     """
     found: Proxy | str | None = resolved.values["via"]
-    server: DialAddress = resolved.values["server"]
+    servers: Sequence[DialAddress] = resolved.values["server"]
     if found == ENVIRONMENT:
-        found = proxy_of_environment(environ, server.host or "")
+        named = [proxy_of_environment(environ, server.host or "") for server in servers]
+        if any(each != named[0] for each in named):
+            raise resolved.error("via", "the environment names a proxy for some of the servers only; name it here")
+        found = named[0]
     if not isinstance(found, Proxy):
         return None
-    if server.host is None or split_description(server.description)[1]:
-        raise resolved.error("via", f"a proxy needs --server as host and port, and it is '{server}'")
+    for server in servers:
+        if server.host is None or split_description(server.description)[1]:
+            raise resolved.error("via", f"a proxy needs --server as host and port, and it is '{server}'")
     if resolved.values["data-plane"] == "mux" and any(tunnel.protocol == "udp" for tunnel in tunnels):
         raise resolved.error("data-plane", "mux leaves UDP tunnels no way through the proxy of --via; write auto")
     return found

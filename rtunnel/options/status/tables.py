@@ -71,12 +71,8 @@ def _facts(found: Mapping[str, Any]) -> str:
     facts = [f"{name} at {address}" for name, address in found.get("listening", {}).items()]
     if "server" in found:
         way = f" through the proxy {found['via']}" if found["via"] else ""
-        facts.append(f"server {found['server']}{way}")
-        if found["connected_seconds"] is not None:
-            facts.append(f"connected for {span(found['connected_seconds'])}")
-        if found["round_trip_ms"]:
-            facts.append(f"round trip {found['round_trip_ms']:g} ms")
-        facts.append(_tls(found["tls"]) or "no TLS")
+        for link in found.get("links", [found]):
+            facts += _link(link, way)
     if "signaling" in found:
         facts.append(f"signaling {found['signaling']['url']} {'up' if found['signaling']['up'] else 'down'}")
     if "identity" in found:
@@ -99,6 +95,18 @@ def _facts(found: Mapping[str, Any]) -> str:
         memory = found["memory"]
         facts.append(f"memory at most {size(memory['held_at_most'])} of {size(memory['limit'])}")
     return _clean(", ".join(facts))
+
+
+def _link(link: Mapping[str, Any], way: str) -> list[str]:
+    if link.get("waits"):
+        return ["a further link waits for a server"]
+    facts = [f"server {link['server']}{way}"]
+    if link["connected_seconds"] is None:
+        return [*facts, "not connected"]
+    facts.append(f"connected for {span(link['connected_seconds'])}")
+    if link["round_trip_ms"]:
+        facts.append(f"round trip {link['round_trip_ms']:g} ms")
+    return [*facts, _tls(link["tls"]) or "no TLS"]
 
 
 def _tables(found: Mapping[str, Any]) -> list[Table]:

@@ -1,4 +1,5 @@
 """How ``rtunnel-client`` hands over: the new process makes a link by the same name, and so takes it over.
+With several links, that is so for each of them.
 
 The server gives the new link what it knows of the old one: its ports, and the streams on its data connections, which
 lead to the old process and go on there. Only streams on the link itself are cut, so the old process waits for them.
@@ -29,14 +30,14 @@ class ClientSuccession:
     def __init__(self, client: TunnelClient, publishing: Publishing) -> None:
         self._client = client
         self._publishing = publishing
-        self._needs_link = False
+        # The numbers of the links that must be up.
+        self._needed: list[int] = []
 
     def why_not(self) -> str:
         """See :class:`ISuccession`."""
-        session = self._client.link.session
-        if session is not None and session.is_reference:
+        if any(session.is_reference for session in self._client.links.sessions):
             return "the server speaks the reference protocol, and does not know a client again; restart it"
-        if self._client.link.tls_hosts.is_ordering:
+        if self._client.links.tls_hosts.is_ordering:
             return "a certificate is being ordered; try again in a minute"
         return ""
 
@@ -50,8 +51,10 @@ class ClientSuccession:
 
     def state(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
-        link = self._client.link
-        return {"session": link.session_name, "connected": link.session is not None, **self._publishing.state()}
+        links = self._client.links
+        up = {str(link.number): link.place for link in links.all if link.session is not None}
+        first = "0" in up
+        return {"session": links.session_name, "connected": first, "links": up, **self._publishing.state()}
 
     def lasting(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
@@ -64,17 +67,22 @@ class ClientSuccession:
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """See :class:`ISuccession`."""
-        self._client.link.session_name = str(state["session"])
-        self._needs_link = bool(state["connected"])
+        links = self._client.links
+        links.session_name = str(state["session"])
+        # A process of an earlier version has one link, and says nothing of its server.
+        up = state.get("links", {"0": None} if state["connected"] else {})
+        for link in links.all:
+            if str(link.number) in up and link.begin_at(up[str(link.number)]):
+                self._needed.append(link.number)
         self._publishing.inherit(state)
 
     def when_ready(self, done: Callable[[], None]) -> None:
-        """See :class:`ISuccession`. If the old process has a link, this one must have one."""
-        session = self._client.link.session
-        if self._needs_link and (session is None or not session.was_useful):
-            self._client.reactor.callLater(LOOK_EVERY, self.when_ready, done)
-        else:
+        """See :class:`ISuccession`. The links that the old process has, this one must have."""
+        found = [link.session for link in self._client.links.all if link.number in self._needed]
+        if all(session is not None and session.was_useful for session in found):
             done()
+        else:
+            self._client.reactor.callLater(LOOK_EVERY, self.when_ready, done)
 
     # In the old process
 
@@ -82,28 +90,28 @@ class ClientSuccession:
         """See :class:`ISuccession`."""
         client = self._client
         clock = client.reactor
-        await client.link.tls_hosts.https.settle(clock)
-        session = client.link.session
-        most = ON_LINK if session is not None and session.data is not None else ON_LINK_ONLY
+        await client.links.tls_hosts.https.settle(clock)
+        has_data = all(session.data is not None for session in client.links.sessions)
+        most = ON_LINK if has_data else ON_LINK_ONLY
         until = clock.seconds() + min(most, client.settings.drain)
-        while session is not None and session.link.streams and clock.seconds() < until:
+        while any(session.link.streams for session in client.links.sessions) and clock.seconds() < until:
             await deferLater(clock, LOOK_EVERY)
-            session = client.link.session
 
     def pause(self) -> None:
         """See :class:`ISuccession`."""
-        link = self._client.link
-        link.tls_hosts.rest()
-        link.await_successor()
-        if link.session is not None:
-            link.session.link.on_stream_count = lambda _change: self._client.stream_ended()
+        links = self._client.links
+        links.tls_hosts.rest()
+        links.await_successor()
+        for session in links.sessions:
+            session.link.on_stream_count = lambda _change: self._client.stream_ended()
 
     def resume(self) -> None:
         """See :class:`ISuccession`."""
-        self._client.link.tls_hosts.https.is_stopping = False
-        self._client.link.go_on()
-        self._client.link.tls_hosts.go_on()
+        links = self._client.links
+        links.tls_hosts.https.is_stopping = False
+        links.go_on()
+        links.tls_hosts.go_on()
 
     def hand_over(self) -> None:
         """See :class:`ISuccession`."""
-        self._client.link.has_successor = True
+        self._client.links.hand_over()

@@ -32,6 +32,11 @@ NO_CHALLENGES = (
     "; no certificate is ordered meanwhile: let the server have --http-listen :80, or give this client "
     "--acme-challenge tls-alpn-01"
 )
+#: What it may mean that a tunnel is in use, if this client has another link.
+IN_USE = (Code.PORT_IN_USE, Code.HOST_IN_USE)
+ONE_SERVER = (
+    "; if another link of this client has it, two of --server lead to the same server: name it once, or give --links 1"
+)
 
 
 class AskingSession(CarryingSession):
@@ -127,7 +132,7 @@ class AskingSession(CarryingSession):
         if tunnel.retry is not None and tunnel.retry.active():
             tunnel.retry.cancel()
         self.link.withdraw_tunnel(tunnel.number)
-        self._dialler.tls_hosts.published(tunnel.check, False)
+        self._dialler.tls_hosts.published(tunnel.check, False, self)
         self._info("{tunnel}: given up", tunnel=tunnel.name)
 
     async def _end_withdrawal(self, gone: Sequence[Tunnel]) -> None:
@@ -157,7 +162,7 @@ class AskingSession(CarryingSession):
             self._dialler.flows.end_of(tunnel.settings.remote_port)
         if not tunnel.is_served:
             return
-        self._dialler.tls_hosts.published(tunnel.check, True)
+        self._dialler.tls_hosts.published(tunnel.check, True, self)
         # As long as nothing else is known of this one.
         self.link.say_state(tunnel.number, is_ready=True)
         self._watch(tunnel, "{public} leads elsewhere from now on")
@@ -171,7 +176,7 @@ class AskingSession(CarryingSession):
         if tunnel.is_served:
             return
         tunnel.is_served = True
-        self._dialler.tls_hosts.published(tunnel.check, True)
+        self._dialler.tls_hosts.published(tunnel.check, True, self)
         tunnel.public_address = event.address
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
@@ -187,7 +192,7 @@ class AskingSession(CarryingSession):
         if directory is not None:
             self._info(what + "; visitors see the files in {directory}", public=tunnel.public, directory=str(directory))
             return
-        if tunnel.watch is None:
+        if tunnel.watching is None:
             whom = ": a CA checks there that the name is yours" if tunnel.settings.answers_challenges else " for UDP"
             self._info(what + whom, public=tunnel.public)
             return
@@ -195,9 +200,10 @@ class AskingSession(CarryingSession):
         meanwhile = "visitors get an error page (502)" if has_pages else "visitors get a reset"
         if isinstance(tunnel.watch, HealthWatch):
             meanwhile = when_unhealthy(tunnel.settings, tunnel.watch, self.link)
-            tunnel.watch.on_change = partial(self._say_state, tunnel)
         is_blind = tunnel.settings.protocol == "https" and tunnel.tls is None
-        tunnel.watch.start(
+        tunnel.watching.start(
+            tunnel,
+            partial(self._say_state, tunnel),
             self.log,
             self.log_limiter,
             what + ("; TLS ends at the service, {local}, which" if is_blind else "; the service at {local}"),
@@ -220,9 +226,8 @@ class AskingSession(CarryingSession):
             return
         tunnel = self._tunnels[event.number]
         tunnel.is_served = False
-        self._dialler.tls_hosts.published(tunnel.check, False)
-        if tunnel.watch is not None:
-            tunnel.watch.stop()
+        self._dialler.tls_hosts.published(tunnel.check, False, self)
+        tunnel.rest()
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"
@@ -230,10 +235,12 @@ class AskingSession(CarryingSession):
         tunnel.refusal = refusal
         self._emit(
             level,
-            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s"
+            "{tunnel} refused by the server{where}: {refusal}{advice}; next attempt in {wait:.1f} s"
             + (NO_CHALLENGES if tunnel.settings.answers_challenges else ""),
             tunnel=tunnel.name,
+            where=f" {self.peer_name}" if self._dialler.has_others else "",
             refusal=refusal,
+            advice=ONE_SERVER if self._dialler.has_others and event.code in IN_USE else "",
             wait=wait,
         )
 
@@ -250,7 +257,7 @@ class AskingSession(CarryingSession):
     def _server_is_silent(self) -> None:
         """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise. One that has spoken
         before is only slow: it may be starting, while its system accepts connections for it."""
-        if self.link.mode is Mode.AWAITING and self._wanted.were_answered:
+        if self.link.mode is Mode.AWAITING and str(self._settings.server) in self._wanted.answered:
             self._info("server {peer} does not answer yet")
         elif self.link.mode is Mode.AWAITING:
             self._info("server {peer} does not answer HELLO: the reference protocol is assumed")
@@ -283,9 +290,8 @@ class AskingSession(CarryingSession):
 
     def _rest_watches(self) -> None:
         for tunnel in self._tunnels.values():
-            self._dialler.tls_hosts.published(tunnel.check, False)
-            if tunnel.watch is not None:
-                tunnel.watch.stop()
+            self._dialler.tls_hosts.published(tunnel.check, False, self)
+            tunnel.rest()
 
     async def withdraw(self, has_time: Callable[[], bool]) -> None:
         """Take no more visitors. Those being served continue, and so do those whom the server has sent before it knew.

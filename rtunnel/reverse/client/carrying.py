@@ -23,6 +23,7 @@ from rtunnel.wire.messages import DIRECT, UDP
 from rtunnel.wire.stream import Stream
 
 if TYPE_CHECKING:
+    from rtunnel.tls.identity import Peer
     from rtunnel.tls.stream_end import TlsEnd
 
 
@@ -143,6 +144,7 @@ class CarryingSession(LinkProtocol):
             self.datagrams = ClientDatagrams(self, self._dialler.flows, root)
         if DIRECT in self.link.capabilities:
             self.data = DataConnections(self, self._dialler, root, self._pool, self._visitors)
+            self.data.server = self.identity
             if self._draining:
                 self.data.withdraw()
 
@@ -231,11 +233,13 @@ class CarryingSession(LinkProtocol):
             data.linger(is_on=is_on)
 
     @property
-    def _known_as(self) -> tuple[str, str] | None:
-        """By what the same server is known when this client is back."""
-        if self.link.peer is None:
-            return None
-        return self.link.peer.session, "" if self.identity is None else self.identity.fingerprint
+    def _known_as(self) -> tuple[str, bool] | None:
+        """By what the same server is known when this client is back, or another node of its cluster.
+
+        Each node may have a certificate of its own. A server that says what another one has said gains nothing by it:
+        the connections that are kept lead to that other one, with keys that only it has.
+        """
+        return None if self.link.peer is None else (self.link.peer.session, self.identity is not None)
 
     def _adopt(self) -> None:
         """Go on with the data connections of the last link to the same server; cut those to another one."""
@@ -244,6 +248,12 @@ class CarryingSession(LinkProtocol):
         for data in self._adopted:
             data.adopt(self)
         kept.close()
+
+    @property
+    def servers(self) -> list[Peer]:
+        """Who has proved to be at the other end of what the link carries: its server, and those of links before."""
+        found = [self.identity, *(data.server for data in self._adopted)]
+        return [server for server in found if server is not None]
 
     def count_streams(self) -> None:
         """Count the visitors on data connections."""
@@ -256,6 +266,8 @@ class CarryingSession(LinkProtocol):
             self.data.tick(now)
         for data in self._adopted:
             data.tick(now)
+            if data.server is not None and self._dialler.why_void(data.server):
+                data.close(cut=True)
         self._adopted = [data for data in self._adopted if not data.is_over]
         if self.moved_early:
             self._give_up_moved()

@@ -63,6 +63,7 @@ class IDialler(Protocol):
     :ivar hedges: what is mixed into the keys of links beside the usual.
     :ivar is_proxied: whether the server is reached through a proxy.
     :ivar pace: spares that proxy; None: there is none.
+    :ivar has_others: whether the client has other links.
     """
 
     reactor: Any
@@ -78,6 +79,8 @@ class IDialler(Protocol):
     tls_hosts: TlsHosts
     kept: KeptConnections[DataConnections]
 
+    @property
+    def has_others(self) -> bool: ...
     def why_void(self, server: Peer) -> str: ...
     def has_later(self, shown: x509.Certificate) -> bool: ...
     def look_at_files(self) -> None: ...
@@ -178,12 +181,14 @@ class DataConnections:
     :param user: the link.
     :param root: what both ends of the link have agreed on.
     :param most: connections that may be made or wait at once.
+    :ivar server: who has proved to be at the other end; None: there was no proof.
     """
 
     log = Logger()
 
     def __init__(self, user: IUser, dialler: IDialler, root: Root, most: int, visitors: Visitors) -> None:
         self._user = user
+        self.server: Peer | None = None
         self._seconds: Callable[[], float] = user.clock.seconds
         self._dialler = dialler
         self._pace = dialler.pace

@@ -136,7 +136,8 @@ class ClientSession(AskingSession):
         if event.peer is None:
             self._say_reference_tunnels()
             return
-        self.was_useful = self._wanted.were_answered = True
+        self.was_useful = True
+        self._wanted.answered.add(str(self._settings.server))
         self._adopt()
         self.link.ping(self.clock.seconds())
         for tunnel in self._tunnels.values():

@@ -104,17 +104,19 @@ class TlsDialler:
         self._clock = clock
         self._patience = patience
         self.credentials = Credentials(settings, Role.CLIENT)
-        self._judge = judge_of(settings.server_name, settings.pins)
-        self._sni = sni(settings.server_name)
+        self._pins = settings.pins
+        self._name = settings.server_name
         self._warned: tuple[str, ...] = ()
 
-    async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
+    async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], P], name: str = "") -> P:
         """Connect, and give the link's protocol once the server is proved.
 
+        :param name: what the server's certificate must be for, if the settings leave it open.
         :raises TlsFailed: it is not.
         """
         self.look_at_files()
-        make_engine = partial(TlsEngine, self.credentials, self._judge, self._sni)
+        name = self._name or name
+        make_engine = partial(TlsEngine, self.credentials, judge_of(name, self._pins), sni(name))
         return await _Attempt(build, make_engine, self._clock, self._patience).connect(endpoint)
 
     def why_void(self, server: Peer) -> str:

@@ -67,7 +67,8 @@ class TlsHosts(PeriodicService):
         self._files: dict[str, FilesOfHost] = {}
         self._orders: Orders | None = None
         self._rests = False
-        self._published: set[Check] = set()
+        # By which links.
+        self._published: dict[Check, set[object]] = {}
         self.challenges: tuple[TunnelSettings, ...] = ()
         self.use(settings.tunnels, settings.acme)
 
@@ -93,7 +94,8 @@ class TlsHosts(PeriodicService):
             del self._ends[name]
             self._files.pop(name, None)
             host = self._hosts.pop(name)
-            self._published -= {(TLS_ALPN_01, host), (HTTP_01, host)}
+            for challenge in (TLS_ALPN_01, HTTP_01):
+                self._published.pop((challenge, host), None)
             if self._orders is not None:
                 self._orders.remove(host)
         self.challenges = challenges
@@ -144,15 +146,18 @@ class TlsHosts(PeriodicService):
         host = self._hosts.get(tunnel.host) if tunnel.ends_tls or tunnel.answers_challenges else None
         return None if host is None else (HTTP_01 if tunnel.answers_challenges else TLS_ALPN_01, host)
 
-    def published(self, check: Check | None, is_published: bool) -> None:
-        """Take note whether a CA can come through a tunnel."""
+    def published(self, check: Check | None, is_published: bool, link: object) -> None:
+        """Take note whether a CA can come through a tunnel of a link. One link is enough."""
         if check is None:
             return
+        links = self._published.setdefault(check, set())
         if is_published:
-            self._published.add(check)
+            links.add(link)
         else:
-            self._published.discard(check)
-        self._tell(check, is_published)
+            links.discard(link)
+        if not links:
+            del self._published[check]
+        self._tell(check, bool(links))
 
     def _tell(self, check: Check, is_published: bool) -> None:
         if self._orders is not None and self._acme is not None and check[0] == self._acme.challenge:

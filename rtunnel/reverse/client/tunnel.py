@@ -8,9 +8,10 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
 from rtunnel.relay.sockets import text_prefix
 from rtunnel.reverse.client.tls_hosts import Check
-from rtunnel.reverse.client.wanted import Wanted, Watch
+from rtunnel.reverse.client.wanted import Wanted
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.services.shared_watch import SharedWatch, Watch
 from rtunnel.traffic.accounts import LINK, UNKNOWN, Account
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.visitors import IServed, Visitors
@@ -90,6 +91,16 @@ class Tunnel:
     def watch(self) -> Watch | None:
         """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
         return self.wanted.watch
+
+    @property
+    def watching(self) -> SharedWatch | None:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.watching
+
+    def rest(self) -> None:
+        """Look no more, on behalf of this link, whether the service answers."""
+        if self.watching is not None:
+            self.watching.stop(self)
 
     @property
     def tls(self) -> Host | None:

@@ -19,15 +19,13 @@ from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.challenges import challenge_endpoint
 from rtunnel.services.files.endpoint import COST, service_endpoint
 from rtunnel.services.health import HealthWatch
+from rtunnel.services.shared_watch import SharedWatch, Watch
 from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
 from rtunnel.traffic.accounts import Account, Accounts
 from rtunnel.wire.tunnel_request import TunnelRequest
 
 if TYPE_CHECKING:
     from rtunnel.tls.hosts import Host
-
-#: What tells whether a service answers.
-Watch = ServiceWatch | HealthWatch
 
 
 def request_of(tunnel: TunnelSettings) -> TunnelRequest:
@@ -46,6 +44,7 @@ class Wanted:
     :ivar descriptors: how many a visitor takes.
     :ivar address: see :class:`~rtunnel.reverse.client.interfaces.IService`.
     :ivar watch: tells whether the service answers; None: nobody looks.
+    :ivar watching: by which all links watch; None: nobody looks.
     :ivar check: what a CA that comes through it can check; None: nothing.
     :ivar tls: whose TLS ends here; None: it does not.
     :ivar account: counts what visitors send and get.
@@ -56,8 +55,18 @@ class Wanted:
     def __init__(self, number: int) -> None:
         self.number = number
         self.version = -1
-        self.watch: Watch | None = None
+        self.watching: SharedWatch | None = None
         self.is_gone = False
+
+    @property
+    def watch(self) -> Watch | None:
+        """See :class:`Wanted`."""
+        return None if self.watching is None else self.watching.watch
+
+    def rest(self) -> None:
+        """Look no more whether the service answers."""
+        if self.watching is not None:
+            self.watching.end()
 
     def use(
         self,
@@ -72,8 +81,7 @@ class Wanted:
 
         :param timeout: seconds that it has to accept a connection.
         """
-        if self.watch is not None:
-            self.watch.stop()
+        self.rest()
         self.version += 1
         self.settings = settings
         if settings.answers_challenges:
@@ -83,7 +91,7 @@ class Wanted:
             self.endpoint = service_endpoint(reactor, settings.local, timeout, settings.path)
         self.address = settings.local.socket_address()
         self.descriptors = 1 + COST if settings.is_served_here else 2
-        self.watch = watch
+        self.watching = None if watch is None else SharedWatch(watch)
         self.check = check
         self.tls: Host | None = check[1] if check is not None and settings.ends_tls else None
         self.account = account
@@ -93,7 +101,7 @@ class Wanted:
 class WantedTunnels:
     """All of them, in the order in which the operator named them.
 
-    :ivar were_answered: whether the server has ever said HELLO.
+    :ivar answered: the servers that have ever said HELLO, as the operator wrote them.
     """
 
     def __init__(self, reactor: Any, settings: ClientSettings, tls_hosts: TlsHosts, accounts: Accounts) -> None:
@@ -104,7 +112,7 @@ class WantedTunnels:
         self._tls_hosts = tls_hosts
         self._turns = DeferredSemaphore(MOST_AT_ONCE)
         self._next = 0
-        self.were_answered = False
+        self.answered: set[str] = set()
         self._all: list[Wanted] = []
         self.use(settings.tunnels)
 
@@ -150,8 +158,7 @@ class WantedTunnels:
 
     def _drop(self, wanted: Wanted) -> None:
         wanted.is_gone = True
-        if wanted.watch is not None:
-            wanted.watch.stop()
+        wanted.rest()
 
     def _watch(self, tunnel: TunnelSettings) -> Watch | None:
         if tunnel.protocol == "udp" or tunnel.is_served_here:
@@ -163,7 +170,7 @@ class WantedTunnels:
         return ServiceWatch(self._reactor, tunnel.local, self._dial_timeout, may_try, header)
 
     def begin_link(self) -> None:
-        """See to it that one has the number 0, which a reference server serves and no other."""
+        """See to it that one has the number 0, which a reference server serves and no other. No link may be up."""
         first = next((each for each in self._all if each.settings.protocol == "tcp"), None)
         if first is not None and all(each.number for each in self._all):
             first.number = 0

@@ -1,0 +1,1 @@
+"""The links of a client: one or several, each to a server of its own."""
