@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from rtunnel.control.actions.disconnect import WHY, Connected
+from rtunnel.rtc.signaling.party import TRY_AGAIN_LATER
 from rtunnel.rtc.signaling.server import SignalServer
-from rtunnel.rtc.signaling.switchboard import TRY_AGAIN_LATER
 from rtunnel.wire.messages import clean_text
 
 
