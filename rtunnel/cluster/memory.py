@@ -13,7 +13,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
-from rtunnel.cluster.interface import LEASE, MARGIN, RENEW_EVERY, Away, Claim, Taken
+from rtunnel.cluster.interface import Away, Claim, Taken
+from rtunnel.cluster.times import Times
 from rtunnel.upkeep.periodic import Repeated
 
 
@@ -93,13 +94,15 @@ class MemoryDirectory(Service):
 
     :param reactor: provides the time.
     :param shared: what it has in common with others; None: it is alone.
+    :param times: other than usual.
     """
 
-    def __init__(self, reactor: Any, shared: Shared | None = None) -> None:
+    def __init__(self, reactor: Any, shared: Shared | None = None, times: Times | None = None) -> None:
         self.setName("directory")
         self.node = secrets.token_hex(8)
         self.is_cluster = shared is not None
         self._clock = reactor
+        self._times = times or Times()
         self._shared = Shared() if shared is None else shared
         self._claims: dict[str, Claim] = {}
         self._sure_until = 0.0 if self.is_cluster else float("inf")
@@ -115,7 +118,7 @@ class MemoryDirectory(Service):
         self._shared._members[self.node] = self
         self.renew()
         if self.is_cluster:
-            self._renewals.start(RENEW_EVERY)
+            self._renewals.start(self._times.renew_every)
 
     def stopService(self) -> Deferred[None]:
         """Give back all that the node holds."""
@@ -132,7 +135,7 @@ class MemoryDirectory(Service):
     def is_sure(self) -> bool:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
         now: float = self._clock.seconds()
-        return now < self._sure_until - MARGIN
+        return now < self._sure_until - self._times.margin
 
     @property
     def why_away(self) -> str:
@@ -157,7 +160,7 @@ class MemoryDirectory(Service):
                 del self._claims[claim.key]
                 claim.is_lost = True
                 claim.on_lost(str(taken))
-        self._shared._until[self.node] = now + LEASE if self.is_cluster else float("inf")
+        self._shared._until[self.node] = now + self._times.lease if self.is_cluster else float("inf")
         self._shared._about[self.node] = self._about
         self._sure_until = self._shared._until[self.node]
         for node in [node for node in self._shared._until if not self._shared.is_there(node, now)]:

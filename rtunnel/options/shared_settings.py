@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rtunnel.access.tokens import token_word
-from rtunnel.coercions import joined, listen_address, optional, show_size, size
+from rtunnel.cluster.settings import cluster_url
+from rtunnel.coercions import joined, listen_address, optional, show_size, size, text
 from rtunnel.control.settings import StatusSettings
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.declaration import AT_ONCE, GIB, MIB, PATH, Kind, Setting, words
@@ -83,6 +84,17 @@ MEMORY = Setting(
     "the machine's if not given.",
     no_default="a quarter of the machine's",
     reload=AT_ONCE,
+)
+
+CLUSTER = Setting(
+    "cluster",
+    Kind(optional(lambda written: cluster_url(text(written)), None), "``memory``, URL of Redis"),
+    "The directory that this server shares with others, as one cluster: redis://PASSWORD@HOST:6379/0, rediss:// for "
+    "TLS (?ca=FILE for your own CA), several HOST:PORT with commas between them, or "
+    "redis+sentinel://PASSWORD@HOST:26379/NAME. By default memory: it is alone. Other users of the machine can see a "
+    "flag, so better give a password in the environment or the file.",
+    no_default="``memory``",
+    is_secret=True,
 )
 
 

@@ -15,6 +15,7 @@ from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import Rules
 from rtunnel.acme.settings import HTTP_01, AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
+from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.errors import ConfigError
 from rtunnel.proxies import Proxy
 from rtunnel.services.health_settings import HealthSettings
@@ -82,6 +83,7 @@ class ServerSettings(EndSettings):
     :ivar http_listen: where HTTP requests arrive, which are routed by host name; None: nowhere.
     :ivar trusted_proxies: networks of proxies whose word counts about whose request it is that they pass on.
     :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
+    :ivar cluster: the directory that it shares with other servers; None: it is alone.
     """
 
     control_listen: ListenAddress
@@ -100,6 +102,7 @@ class ServerSettings(EndSettings):
     http_listen: ListenAddress | None = None
     https_listen: ListenAddress | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cluster: ClusterUrl | None = None
 
 
 @dataclass(frozen=True, slots=True)

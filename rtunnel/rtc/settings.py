@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
+from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.wire.invitations.code import InvitationCode
 from rtunnel.wire.limits import ChannelLimits
 
@@ -30,6 +31,7 @@ class SignalSettings:
     :ivar max_message: bytes that one message may have.
     :ivar memory: the most bytes that all connections may hold together, or nearly; None: a quarter of the machine's
         memory.
+    :ivar cluster: the directory that it shares with other signaling servers; None: it is alone.
     """
 
     addr: ListenAddress
@@ -43,6 +45,7 @@ class SignalSettings:
     max_per_address: int = 64
     max_message: int = 65536
     memory: int | None = None
+    cluster: ClusterUrl | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,11 @@ CA_OPTION = "--ca-file"
 _SPEAKS_NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 
-def client_context(ca_file: Path | None) -> SSL.Context:
+def client_context(ca_file: Path | None, option: str = CA_OPTION) -> SSL.Context:
     """Return a context that trusts these CAs. It does not check the name of the server.
 
     :param ca_file: PEM file with the CAs to trust; None: those of the system.
+    :param option: what names that file.
     :raises ConfigError: the file does not exist, has no certificate, or other users can write it.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -47,9 +48,9 @@ def client_context(ca_file: Path | None) -> SSL.Context:
         read_trusted(ca_file)
         context.load_verify_locations(str(ca_file))
     except OSError as error:
-        raise ConfigError(f"cannot read {ca_file}: {error.strerror} (see {CA_OPTION})") from None
+        raise ConfigError(f"cannot read {ca_file}: {error.strerror} (see {option})") from None
     except SSL.Error:
-        raise ConfigError(f"{ca_file} has no certificate of a CA in PEM (see {CA_OPTION})") from None
+        raise ConfigError(f"{ca_file} has no certificate of a CA in PEM (see {option})") from None
     return context
 
 
@@ -63,14 +64,18 @@ class ServerCheck:
 
     :param host: the DNS name or IP address that its certificate must be for.
     :param ca_file: see :func:`client_context`.
+    :param option: what names that file.
+    :param plain: how the URL of a server without TLS begins.
     :raises ConfigError: see :func:`client_context`.
     :ivar refusal: why the server's certificate was refused; empty if it was not.
     """
 
-    def __init__(self, host: str, ca_file: Path | None) -> None:
+    def __init__(self, host: str, ca_file: Path | None, option: str = CA_OPTION, plain: str = "ws://") -> None:
         self._host = host
         self._has_own_ca = ca_file is not None
-        self._context = client_context(ca_file)
+        self._option = option
+        self._plain = plain
+        self._context = client_context(ca_file, option)
         self._context.set_verify(SSL.VERIFY_PEER, self._verify)
         self.refusal = ""
 
@@ -109,8 +114,8 @@ class ServerCheck:
 
     def _why_not(self, certificate: x509.Certificate, error: int, depth: int) -> str | None:
         if error:
-            trusted = f"a CA that this system trusts ({CA_OPTION} names a file with another)"
-            return explain_certificate(certificate, error, f"a CA of {CA_OPTION}" if self._has_own_ca else trusted)
+            trusted = f"a CA that this system trusts ({self._option} names a file with another)"
+            return explain_certificate(certificate, error, f"a CA of {self._option}" if self._has_own_ca else trusted)
         if depth:
             return None
         why = why_not_for(certificate, self._host)
@@ -122,5 +127,5 @@ class ServerCheck:
         if self.refusal or not reason:
             return self.refusal or "it closed the connection in the TLS handshake"
         if reason in _SPEAKS_NO_TLS:
-            return "it speaks no TLS; did you mean ws://?"
+            return f"it speaks no TLS; did you mean {self._plain}?"
         return f"TLS has failed: {reason}"

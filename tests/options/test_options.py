@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
+from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
 from rtunnel.options.settings.acme import ACME
@@ -76,6 +77,7 @@ SERVER_VALUES = {
     "handshake-timeout": ("1.5", 1.5, 1.5),
     "hold": ("30s", "30s", 30.0),
     "visitor-idle": ("1h", "1h", 3600.0),
+    "cluster": ("redis://pw@a/1", "redis://pw@a/1", ClusterUrl.parse("redis://pw@a/1")),
     **LINK_VALUES,
     **LOG_VALUES,
 }

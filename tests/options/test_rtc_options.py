@@ -13,6 +13,7 @@ from twisted.python import usage
 
 from rtunnel.acme.settings import default_state_dir
 from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal, rtunnel_client as client, rtunnel_server
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.settings.declaration import Setting
@@ -108,6 +109,7 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
         "max-per-address": ("0", 0, 0, "max_per_address"),
         "max-message": ("32K", "32K", 32768, "max_message"),
         "memory": ("1G", "1G", 1 << 30, "memory"),
+        "cluster": ("rediss://pw@a", "rediss://pw@a", ClusterUrl.parse("rediss://pw@a"), "cluster"),
         **LOG_VALUES,
     },
     rtc_host.Options: {

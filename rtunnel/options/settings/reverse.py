@@ -39,7 +39,7 @@ from rtunnel.options.settings.declaration import (
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.options.settings.via import via
-from rtunnel.options.shared_settings import ACCESS_LOG, LOG, MEMORY, STATUS
+from rtunnel.options.shared_settings import ACCESS_LOG, CLUSTER, LOG, MEMORY, STATUS
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
 
@@ -224,6 +224,7 @@ SERVER_OWN = (
         ServerSettings,
         reload=AT_ONCE,
     ),
+    replace(CLUSTER, owner=ServerSettings),
 )
 
 CLIENT_OWN = (

@@ -40,7 +40,7 @@ from rtunnel.options.settings.rtc_coercions import (
     turn_server,
 )
 from rtunnel.options.settings.rtc_services import forwards, services
-from rtunnel.options.shared_settings import ACCESS_LOG, LOG, MEMORY, STATUS
+from rtunnel.options.shared_settings import ACCESS_LOG, CLUSTER, LOG, MEMORY, STATUS
 from rtunnel.rtc.settings import (
     ClientSettings,
     EndSettings,
@@ -142,6 +142,7 @@ SIGNAL_OWN = (
         reload=NEW,
     ),
     replace(MEMORY, owner=SignalSettings, key="server.memory"),
+    replace(CLUSTER, owner=SignalSettings, key="server.cluster"),
 )
 
 #: Settings of both host and client.
