@@ -84,8 +84,19 @@ class Crossing:
         self.remotes = Remotes(self._build, switchboard.tell_gone)
         self.claims = Claims(clock, directory, switchboard, self._send, self._start, settings, self.remotes.remove)
         self.claim, self.took_over, self.answer = self.claims.claim, self.claims.took_over, self.claims.answer
+        directory.announce({"does": KIND})
         directory.listen(KIND, self._heard)
         directory.watch(self._nodes_changed)
+
+    @property
+    def nodes(self) -> int:
+        """How many signaling servers there are, this one included."""
+        return 1 + len(self._others)
+
+    @property
+    def _others(self) -> list[str]:
+        # Servers of the reverse tunnel may share the directory.
+        return [node for node, about in self._directory.nodes.items() if about.get("does") == KIND]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         running = Deferred.fromCoroutine(work)
@@ -187,7 +198,7 @@ class Crossing:
 
     def tried(self, party: Party) -> None:
         """See :class:`~rtunnel.rtc.signaling.party.Others`."""
-        self._start(self._tell(list(self._directory.nodes), {"do": TRY, "key": _budget_key(party)}))
+        self._start(self._tell(self._others, {"do": TRY, "key": _budget_key(party)}))
 
     def left(self, party: Party) -> None:
         """See :class:`~rtunnel.rtc.signaling.party.Others`."""
