@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-FIXTURES = {"twistd", "pytester", "lab", "venv", "wheel"}
+FIXTURES = {"twistd", "pytester", "lab", "venv", "wheel", "redis_server", "own_redis"}
 """Whoever takes one of these starts processes."""
 FOLDERS = {"process", "chrome", "hostile", "nat", "packaging"}
 """What is here starts processes."""

@@ -84,7 +84,8 @@ class IDirectory(Protocol):
     # Claims
 
     async def claim(self, key: str, owner: str, on_lost: Callable[[str], None]) -> Claim:
-        """Hold *key* for *owner* from now on.
+        """Hold *key* for *owner* from now on. A node may claim it for one owner more than once; the key is free when
+        the last claim is released.
 
         :param on_lost: see :class:`Claim`.
         :raises Taken: another owner has it.

@@ -104,7 +104,10 @@ class MemoryDirectory(Service):
         self._clock = reactor
         self._times = times or Times()
         self._shared = Shared() if shared is None else shared
-        self._claims: dict[str, Claim] = {}
+        # Those of one key have one owner.
+        self._claims: dict[str, list[Claim]] = {}
+        # Released while the node was parted.
+        self._released: set[str] = set()
         self._sure_until = 0.0 if self.is_cluster else float("inf")
         self._watchers: list[Callable[[], None]] = []
         self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
@@ -151,15 +154,20 @@ class MemoryDirectory(Service):
         if self.why_away:
             return
         now = self._clock.seconds()
-        for claim in list(self._claims.values()):
-            if self._shared.holds(claim.key, claim.owner, claim.number, self.node):
+        for key in self._released:
+            self._shared.release(key, self.node)
+        self._released.clear()
+        for key, claims in list(self._claims.items()):
+            owner, number = claims[0].owner, claims[0].number
+            if self._shared.holds(key, owner, number, self.node):
                 continue
             try:
-                claim.number = self._shared.claim(claim.key, claim.owner, self.node, now)
+                self._number(key, self._shared.claim(key, owner, self.node, now))
             except Taken as taken:
-                del self._claims[claim.key]
-                claim.is_lost = True
-                claim.on_lost(str(taken))
+                del self._claims[key]
+                for claim in claims:
+                    claim.is_lost = True
+                    claim.on_lost(str(taken))
         self._shared._until[self.node] = now + self._times.lease if self.is_cluster else float("inf")
         self._shared._about[self.node] = self._about
         self._sure_until = self._shared._until[self.node]
@@ -187,16 +195,29 @@ class MemoryDirectory(Service):
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
         self._check_there()
         number = self._shared.claim(key, owner, self.node, self._clock.seconds())
-        claim = self._claims[key] = Claim(self, key, owner, number, on_lost)
+        self._released.discard(key)
+        claim = Claim(self, key, owner, number, on_lost)
+        self._claims.setdefault(key, []).append(claim)
+        self._number(key, number)
         return claim
+
+    def _number(self, key: str, number: int) -> None:
+        for claim in self._claims.get(key, ()):
+            claim.number = number
 
     def release(self, claim: Claim) -> None:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
-        if self._claims.get(claim.key) is not claim:
+        claims = self._claims.get(claim.key, [])
+        if claim not in claims:
+            return
+        claims.remove(claim)
+        claim.is_lost = True
+        if claims:
             return
         del self._claims[claim.key]
-        claim.is_lost = True
-        if not self.why_away:
+        if self.why_away:
+            self._released.add(claim.key)
+        else:
             self._shared.release(claim.key, self.node)
 
     async def find(self, key: str) -> tuple[str, ...]:

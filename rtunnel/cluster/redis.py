@@ -28,7 +28,8 @@ class RedisDirectory(RedisNode):
 
     def __init__(self, reactor: Any, url: ClusterUrl, times: Times | None = None) -> None:
         super().__init__(reactor, url, times)
-        self._claims: dict[str, Claim] = {}
+        # Those of one key have one owner.
+        self._claims: dict[str, list[Claim]] = {}
         self._claiming: Counter[str] = Counter()
         self._tallies: dict[str, int] = {}
         self._agreed: dict[str, str] = {}
@@ -64,22 +65,24 @@ class RedisDirectory(RedisNode):
         return rest in self._claims or rest in self._claiming
 
     async def _claim_again(self) -> None:
-        claims = list(self._claims.values())
-        for start in range(0, len(claims), BATCH):
+        keys = list(self._claims)
+        for start in range(0, len(keys), BATCH):
             # Some may have been released in between.
-            batch = [each for each in claims[start : start + BATCH] if self._claims.get(each.key) is each]
+            batch = [(key, self._claims[key][0].owner) for key in keys[start : start + BATCH] if key in self._claims]
             if not batch:
                 continue
-            reply = await self._run(scripts.CLAIM, *(part for each in batch for part in (each.key, each.owner)))
-            for claim, answer in zip(batch, parsed(reply, "answers", len(batch)), strict=True):
-                if self._claims.get(claim.key) is not claim:
-                    continue
+            reply = await self._run(scripts.CLAIM, *(part for each in batch for part in each))
+            for (key, _), answer in zip(batch, parsed(reply, "answers", len(batch)), strict=True):
                 if isinstance(answer, list):
-                    del self._claims[claim.key]
-                    claim.is_lost = True
-                    self._call(claim.on_lost, str(Taken(tuple(map(str, answer)))))
+                    for claim in self._claims.pop(key, ()):
+                        claim.is_lost = True
+                        self._call(claim.on_lost, str(Taken(tuple(map(str, answer)))))
                 else:
-                    claim.number = int(answer)
+                    self._number(key, int(answer))
+
+    def _number(self, key: str, number: int) -> None:
+        for claim in self._claims.get(key, ()):
+            claim.number = number
 
     # What a node asks
 
@@ -101,16 +104,21 @@ class RedisDirectory(RedisNode):
             # If it is this node, what was released meanwhile is not released in Redis.
             self._release_unused(key)
             raise Taken(tuple(map(str, answer)))
-        claim = self._claims[key] = Claim(self, key, owner, int(answer), on_lost)
+        claim = Claim(self, key, owner, int(answer), on_lost)
+        self._claims.setdefault(key, []).append(claim)
+        self._number(key, claim.number)
         return claim
 
     def release(self, claim: Claim) -> None:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
-        if self._claims.get(claim.key) is not claim:
+        claims = self._claims.get(claim.key, [])
+        if claim not in claims:
             return
-        del self._claims[claim.key]
+        claims.remove(claim)
         claim.is_lost = True
-        self._release_unused(claim.key)
+        if not claims:
+            del self._claims[claim.key]
+            self._release_unused(claim.key)
 
     def _release_unused(self, key: str) -> None:
         # What is released before this node has joined is not claimed again.
@@ -122,8 +130,8 @@ class RedisDirectory(RedisNode):
             await self._run(scripts.RELEASE, name)
         except Away as away:
             # Redis may have it still. Joining again puts that right.
-            if link is self._link and self._is_settled:
-                link.drop(str(away))
+            if self._is_settled:
+                self._drop(link, str(away))
 
     async def find(self, key: str) -> tuple[str, ...]:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
@@ -168,7 +176,7 @@ class RedisDirectory(RedisNode):
         try:
             await link.hear(self._channel(self.node, kind))
         except Away as away:
-            link.drop(str(away))
+            self._drop(link, str(away))
 
     def _heard(self, channel: bytes, message: bytes) -> None:
         name = str(channel, "utf-8", "replace").removeprefix(self._url.prefix)

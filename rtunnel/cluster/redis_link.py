@@ -30,6 +30,7 @@ REPLY_TIMEOUT = 2.0
 MOST_WAITING = 4096
 #: The longest text of Redis in a reason, in characters.
 _MAX_TEXT = 200
+_SILENT = "it does not answer"
 #: What these errors of Redis mean, by their first words.
 _MEANING = {
     "NOAUTH": "it asks for a password; write redis://PASSWORD@HOST in --cluster",
@@ -51,7 +52,7 @@ def explain(error: Exception) -> str:
     """Return in one line what an error of Redis or of txredisapi means. It names no password."""
     text = " ".join(str(error).split())[:_MAX_TEXT]
     if isinstance(error, txredisapi.TimeoutError) or "Not received Redis response" in text:
-        return "it does not answer"
+        return _SILENT
     for word, meaning in _MEANING.items():
         # Redis 7 has its own line in front if a script fails.
         if word in text:
@@ -296,6 +297,20 @@ async def _ask_sentinels(reactor: Any, url: ClusterUrl, timeout: float) -> tuple
     raise Away("; ".join(reasons))
 
 
+async def _first_reply(commands: _Commands, url: ClusterUrl) -> Any:
+    """Return what Redis says about its role.
+
+    :raises Away: it says nothing.
+    """
+    try:
+        return await commands.ask("ROLE")
+    except Away as away:
+        # A Redis without TLS waits for the end of what it takes for a line.
+        if url.is_secured and str(away) == _SILENT:
+            raise Away(f"{away}; does it speak TLS at that port?") from None
+        raise
+
+
 async def connect(reactor: Any, url: ClusterUrl, timeout: float = REPLY_TIMEOUT) -> RedisLink:
     """Connect to the first Redis that is a master.
 
@@ -313,7 +328,7 @@ async def connect(reactor: Any, url: ClusterUrl, timeout: float = REPLY_TIMEOUT)
         try:
             commands = await _dial(reactor, url, address, lambda: _Commands(reactor, timeout, **options), timeout)
             dialled.append(commands)
-            role = await commands.ask("ROLE")
+            role = await _first_reply(commands, url)
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise Away("it is a replica")
             hearing = await _dial(reactor, url, address, lambda: _Hearing(reactor, timeout, **options), timeout)

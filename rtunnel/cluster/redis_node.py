@@ -146,7 +146,8 @@ class RedisNode(Service):
     def _failed(self, failure: Failure) -> None:
         if self.running:
             self.log.failure("the directory has failed and goes on; please report this", failure)
-            self._drop("it has failed")
+            if self._link is not None:
+                self._drop(self._link, "it has failed")
 
     def _dial(self) -> None:
         self._connecting = self._background(self._connect())
@@ -169,7 +170,7 @@ class RedisNode(Service):
             for channel in self._channels():
                 await link.hear(channel)
         except Away as away:
-            link.drop(str(away))
+            self._drop(link, str(away))
             return
         self._join()
 
@@ -184,9 +185,10 @@ class RedisNode(Service):
             self._is_away(f"{link.place}: {why}")
             self._dial_later()
 
-    def _drop(self, why: str) -> None:
-        if self._link is not None:
-            self._link.drop(why)
+    def _drop(self, link: RedisLink, why: str) -> None:
+        """Give up a link."""
+        link.drop(why)
+        self._lost(link, why)
 
     def _is_away(self, why: str) -> None:
         self._why = why
@@ -214,8 +216,8 @@ class RedisNode(Service):
             await self._make_again(held)
         except Away as away:
             # It is tried again with a new connection. What is there now may be half done.
-            if link is self._link and session == self._session:
-                link.drop(str(away))
+            if session == self._session:
+                self._drop(link, str(away))
             return
         if link is not self._link or session != self._session:
             return
@@ -252,9 +254,9 @@ class RedisNode(Service):
             reply = await self._run(scripts.RENEW, self._lease_ms, self._digest)
             await checked
         except Away as away:
-            if link is self._link and session == self._session and self._is_settled:
+            if session == self._session and self._is_settled:
                 # What cannot renew is of no use; another Redis may be the master now.
-                link.drop(str(away))
+                self._drop(link, str(away))
             return
         if link is not self._link or session != self._session:
             return
@@ -271,7 +273,7 @@ class RedisNode(Service):
         try:
             await link.check_hearing()
         except Away as away:
-            link.drop(str(away))
+            self._drop(link, str(away))
 
     # Requests
 
