@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from hashlib import sha256
-from hmac import compare_digest
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -81,23 +80,20 @@ class Claims:
     async def _claim(self, party: Party) -> None:
         try:
             claim = await self._until_free(party)
-            # Another connection of the same end may have come meanwhile; then the ID is its.
-            now = self._switchboard.party_of(party.id)
-            if now is None or (now is not party and not _is_same_end(now, party)):
+            if not _waits(party):
+                # Another connection of the same end, which has come meanwhile, has a claim of its own.
                 self._directory.release(claim)
                 return
-            now.claim = claim
-            if now is not party or now.state is not State.WAITING:
-                return
+            party.claim = claim
             has_room = await self._count(party)
         except _Refused:
-            if party.state is State.WAITING:
+            if _waits(party):
                 self._switchboard.refused(party)
             return
         except Away as away:
             self._switchboard.dismiss(party, f"{AWAY}: {away}", TRY_AGAIN_LATER, about=party.id)
             return
-        if party.state is not State.WAITING:
+        if not _waits(party):
             return
         if not has_room:
             why = "there are too many connections from your address, at all servers together"
@@ -117,7 +113,7 @@ class Claims:
                 return await self._directory.claim(key_of(party.id), owner, partial(self._lost, party.id))
             except Taken as taken:
                 is_free = self._clock.seconds() < ends and await self._may_be_free(party, taken.nodes[0])
-            if not is_free or party.state is not State.WAITING:
+            if not is_free or not _waits(party):
                 raise _Refused
 
     async def _may_be_free(self, party: Party, node: str) -> bool:
@@ -241,8 +237,8 @@ class _Refused(Exception):
     """Somebody else has the ID, and is alive."""
 
 
-def _is_same_end(one: Party, other: Party) -> bool:
-    return bool(one.key) and not one.node and compare_digest(one.key.encode(), other.key.encode())
+def _waits(party: Party) -> bool:
+    return party.state is State.WAITING
 
 
 def _tally(key: str) -> str:

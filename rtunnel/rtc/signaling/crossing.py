@@ -26,12 +26,13 @@ from rtunnel.cluster.interface import Away, IDirectory
 from rtunnel.errors import BadSignal
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.claims import ALIVE, AWAY, FREE, MOVED, PROBE_ID, Claims, key_of
-from rtunnel.rtc.signaling.limits import MessageRate
+from rtunnel.rtc.signaling.limits import ALL_MISSES, ALL_MISSES_BURST, MISSES, MISSES_BURST, MessageRate
 from rtunnel.rtc.signaling.party import Party, State
 from rtunnel.rtc.signaling.remotes import Remote, Remotes
 from rtunnel.rtc.signaling.switchboard import Switchboard
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
+from rtunnel.upkeep.token_bucket import KeyedBuckets
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Signal, decode_signal, is_id
 
@@ -81,6 +82,7 @@ class Crossing:
         self._all_unsent = 0
         self._inboxes: dict[tuple[str, str], deque[tuple[int, Callable[[], None]]]] = {}
         self._unheard: Counter[str] = Counter()
+        self._misses = KeyedBuckets(MISSES, MISSES_BURST, ALL_MISSES, ALL_MISSES_BURST, clock.seconds())
         self.remotes = Remotes(self._build, switchboard.tell_gone)
         self.claims = Claims(clock, directory, switchboard, self._send, self._start, settings, self.remotes.remove)
         self.claim, self.took_over, self.answer = self.claims.claim, self.claims.took_over, self.claims.answer
@@ -125,6 +127,11 @@ class Crossing:
     def pass_on(self, party: Party, signal: Signal, text: bytes) -> None:
         """See :class:`~rtunnel.rtc.signaling.party.Others`."""
         size = len(text) + OVERHEAD
+        if not self._misses.has(party.line.budget_key, 1, self._clock.seconds()):
+            self._log_limiter.warn("{peer} looks for too many IDs that nobody has", peer=party.line.peer_name)
+            why = "too many messages from your address to IDs that nobody has"
+            self._switchboard.send_error(party, why, about=signal.target_id)
+            return
         if self._unsent[party] + size > MAX_UNSENT or self._all_unsent + size > MAX_ALL_UNSENT:
             self._log_limiter.warn("{peer} sends faster to other nodes than these take", peer=party.line.peer_name)
             why = f"'{signal.target_id}' is at another server, which takes messages too slowly"
@@ -173,6 +180,8 @@ class Crossing:
             nodes = (remote.node,)
         else:
             nodes = await self._directory.find(key_of(name))
+        if not nodes:
+            self._misses.spend(party.line.budget_key, 1, self._clock.seconds())
         for node in nodes:
             if party.state is State.GONE and signal.type == OFFER:
                 return True

@@ -10,6 +10,7 @@ from rtunnel.cluster.interface import LEASE
 from rtunnel.cluster.memory import MemoryDirectory
 from rtunnel.rtc.signaling import crossing, remotes
 from rtunnel.rtc.signaling.crossing import MAX_UNSENT
+from rtunnel.rtc.signaling.limits import MISSES_BURST
 from rtunnel.rtc.signaling.party import Line, State
 from rtunnel.rtc.signaling.switchboard import MAX_UNANSWERED
 from tests.leftovers import TestLog
@@ -282,6 +283,21 @@ def test_who_comes_here_is_no_longer_there() -> None:
     assert said(host) == ["offer", "'client' is gone, and its offer with it"]
     again.say("offer", target="host", payload=SDP)
     assert said(host) == ["offer"]
+
+
+def test_messages_to_nobody_are_bounded() -> None:
+    cluster = Cluster()
+    _, two = cluster.two()
+    client, other = two.client(target="nobody"), two.enter("other", address="192.0.2.2")
+    for number in range(2 * MISSES_BURST):
+        client.say("candidate", target=f"nobody {number}", payload={})
+        cluster.clock.advance(0)
+    errors = said(client)
+    refused = errors.count("too many messages from your address to IDs that nobody has")
+    assert MISSES_BURST <= refused < len(errors) - MISSES_BURST + 5
+    other.say("candidate", target="nobody", payload={})
+    cluster.turn()
+    assert said(other) == ["there is no 'nobody'"]
 
 
 # What no honest node sends
