@@ -9,6 +9,7 @@ The connections of one address are counted in all nodes together.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
@@ -25,6 +26,8 @@ from rtunnel.rtc.signaling.switchboard import Switchboard
 
 #: Seconds that another node has to find out whether the holder of an ID is alive.
 PROBE = 4.0
+#: How often a node is asked for one party; then there is only an attempt now and then.
+ASKS = 3
 #: Seconds before the next attempt to claim what a node holds that does not listen.
 AGAIN = 0.5
 #: Seconds for which a party waits for its ID: a node that has died holds it for so long.
@@ -108,25 +111,30 @@ class Claims:
         ends = self._clock.seconds() + PATIENCE
         secret = party.key or secrets.token_hex(16)
         owner = sha256(f"rtunnel signaling\n{party.id}\n{secret}".encode()).hexdigest()[:32]
-        while True:
+        for attempt in itertools.count():
             try:
                 return await self._directory.claim(key_of(party.id), owner, partial(self._lost, party.id))
             except Taken as taken:
-                is_free = self._clock.seconds() < ends and await self._may_be_free(party, taken.nodes[0])
+                # A node that says again and again that the ID is free is not asked as often as it answers.
+                node = taken.nodes[0] if attempt < ASKS else self._directory.node
+                is_free = self._clock.seconds() < ends and await self._may_be_free(party, node)
             if not is_free or not _waits(party):
-                raise _Refused
+                break
+        raise _Refused
 
     async def _may_be_free(self, party: Party, node: str) -> bool:
         answer: Deferred[bool] = Deferred()
         self._asked[party] = node, answer
         wait = AGAIN
-        if node != self._directory.node and await self._send(node, {"do": PROBE_ID, "id": party.id}):
-            wait = PROBE
-        timer = self._clock.callLater(wait, self._answered, party, True)
+        timer = None
         try:
+            if node != self._directory.node and await self._send(node, {"do": PROBE_ID, "id": party.id}):
+                wait = PROBE
+            timer = self._clock.callLater(wait, self._answered, party, True)
             return await answer
         finally:
-            if timer.active():
+            self._asked.pop(party, None)
+            if timer is not None and timer.active():
                 timer.cancel()
 
     def _answered(self, party: Party, is_free: bool) -> None:

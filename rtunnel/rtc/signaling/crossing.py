@@ -77,8 +77,9 @@ class Crossing:
         self._may_try = may_try_invitation
         self._running: set[Deferred[None]] = set()
         self._nodes: set[str] = set()
-        self._outboxes: dict[Party, deque[Callable[[], Coroutine[Any, Any, None]]]] = {}
-        self._unsent: Counter[Party] = Counter()
+        # By IDs, as an end that comes again does not overtake what its old connection has said.
+        self._outboxes: dict[str, deque[Callable[[], Coroutine[Any, Any, None]]]] = {}
+        self._unsent: Counter[str] = Counter()
         self._all_unsent = 0
         self._inboxes: dict[tuple[str, str], deque[tuple[int, Callable[[], None]]]] = {}
         self._unheard: Counter[str] = Counter()
@@ -132,30 +133,30 @@ class Crossing:
             why = "too many messages from your address to IDs that nobody has"
             self._switchboard.send_error(party, why, about=signal.target_id)
             return
-        if self._unsent[party] + size > MAX_UNSENT or self._all_unsent + size > MAX_ALL_UNSENT:
+        if self._unsent[party.id] + size > MAX_UNSENT or self._all_unsent + size > MAX_ALL_UNSENT:
             self._log_limiter.warn("{peer} sends faster to other nodes than these take", peer=party.line.peer_name)
             why = f"'{signal.target_id}' is at another server, which takes messages too slowly"
             self._switchboard.send_error(party, why, about=signal.target_id)
             return
-        self._unsent[party] += size
+        self._unsent[party.id] += size
         self._all_unsent += size
-        self._put(party, partial(self._carry, party, signal, text, size))
+        self._put(party.id, partial(self._carry, party, signal, text, size))
 
-    def _put(self, party: Party, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        outbox = self._outboxes.get(party)
+    def _put(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        outbox = self._outboxes.get(name)
         if outbox is not None:
             outbox.append(work)
             return
-        self._outboxes[party] = deque([work])
-        self._start(self._empty(party))
+        self._outboxes[name] = deque([work])
+        self._start(self._empty(name))
 
-    async def _empty(self, party: Party) -> None:
-        outbox = self._outboxes[party]
+    async def _empty(self, name: str) -> None:
+        outbox = self._outboxes[name]
         try:
             while outbox:
                 await outbox.popleft()()
         finally:
-            del self._outboxes[party]
+            del self._outboxes[name]
 
     async def _carry(self, party: Party, signal: Signal, text: bytes, size: int) -> None:
         target = signal.target_id
@@ -164,9 +165,9 @@ class Crossing:
         except Away as away:
             why = f"'{target}' is not at this server, and {AWAY}: {away}"
         self._all_unsent -= size
-        self._unsent[party] -= size
-        if not self._unsent[party]:
-            del self._unsent[party]
+        self._unsent[party.id] -= size
+        if not self._unsent[party.id]:
+            del self._unsent[party.id]
         if why and party.state is State.REGISTERED:
             self._switchboard.send_error(party, why, about=target)
 
@@ -214,7 +215,7 @@ class Crossing:
         self.claims.left(party)
         nodes = {other.node for other in (*party.offers_to, *party.offers_from) if other.node}
         if nodes:
-            self._put(party, partial(self._tell, sorted(nodes), {"do": GONE, "id": party.id}))
+            self._put(party.id, partial(self._tell, sorted(nodes), {"do": GONE, "id": party.id}))
 
     async def _tell(self, nodes: list[str], message: Mapping[str, Any]) -> None:
         try:

@@ -6,8 +6,8 @@ import pytest
 
 from rtunnel.cluster.interface import LEASE
 from rtunnel.cluster.memory import MemoryDirectory
-from rtunnel.rtc.signaling.claims import PATIENCE
-from rtunnel.rtc.signaling.party import POLICY_VIOLATION, TRY_AGAIN_LATER, State
+from rtunnel.rtc.signaling.claims import ASKS, PATIENCE, PROBE
+from rtunnel.rtc.signaling.party import POLICY_VIOLATION, TRY_AGAIN_LATER, Party, State
 from tests.rtc.signaling.cluster_parts import Cluster, SlowDirectory, said, state
 from tests.rtc.signaling.switchboard_parts import SDP
 
@@ -241,3 +241,35 @@ def test_counts_are_right_after_the_directory_was_away() -> None:
     cluster.turn()
     assert two.host("third").party.state is State.REGISTERED
     assert two.host("fourth").party.state is State.REGISTERED
+
+
+@both
+def test_the_directory_goes_away_while_a_node_is_asked(build: type[MemoryDirectory]) -> None:
+    cluster = Cluster()
+    one, two = cluster.two(build)
+    holder, claimant = one.host(), two.enter("host")
+    cluster.turn()
+    cluster.part(two)
+    one.probe_answered(holder.party)
+    cluster.wait(PROBE + 1)
+    assert claimant.close_code == TRY_AGAIN_LATER
+    assert cluster.is_at_rest()
+
+
+def test_a_node_that_always_says_free_is_not_asked_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    one, two = cluster.two()
+    one.host()
+    asked: list[str] = []
+
+    def probe(claimant: Party) -> None:
+        asked.append(claimant.id)
+        one.crossing.answer(claimant, is_free=True)
+
+    monkeypatch.setattr(one, "probe", probe)
+    claimant = two.enter("host")
+    for _ in range(10):
+        cluster.turn()
+    cluster.wait(PATIENCE)
+    assert state(claimant) is State.GONE
+    assert len(asked) == ASKS

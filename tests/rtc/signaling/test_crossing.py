@@ -285,6 +285,28 @@ def test_who_comes_here_is_no_longer_there() -> None:
     assert said(host) == ["offer"]
 
 
+@both
+def test_an_end_that_comes_again_does_not_overtake_itself(build: type[MemoryDirectory]) -> None:
+    cluster = Cluster()
+    one, two = cluster.two(build)
+    host, client = one.host(), two.enter("client", key="secret")
+    cluster.turn()
+    for number in range(5):
+        client.say("offer", target="host", payload=number)
+    cluster.clock.advance(0.025)
+    cluster.clock.advance(0.025)
+    again = two.enter("client", key="secret")
+    again.say("offer", target="host", payload="again")
+    for _ in range(3):
+        cluster.turn()
+    # The last thing that the host hears is an offer that is there.
+    assert host.sent[-1]["payload"] == "again"
+    assert not said(again)
+    again.leave()
+    cluster.turn()
+    assert host.sent[-1]["type"] == "error"
+
+
 def test_messages_to_nobody_are_bounded() -> None:
     cluster = Cluster()
     _, two = cluster.two()
