@@ -65,6 +65,7 @@ class _Status(Collector):
             ("waiting", "Local connections that wait for the host"),
             ("connections", "Connections to the signaling server"),
             ("hosts", "Hosts that are registered"),
+            ("nodes", "Nodes of the cluster, this one included"),
         ):
             if isinstance(status.get(key), int):
                 yield _gauge(f"rtunnel_{key}", text, status[key])

@@ -2,7 +2,7 @@
 
 ::
 
-    name -- route -- port -- signaling
+    name -- route -- port -- signaling      of each signaling server
     identity
     addresses
     STUN
@@ -33,7 +33,7 @@ from rtunnel.rtc.aiortc.addresses import local_addresses, show_interfaces
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging
 from rtunnel.rtc.aiortc.nat_kind import Nat, NoStun, allocate, look
 from rtunnel.rtc.rights.trusted import describe, known_identity, trust_of
-from rtunnel.rtc.settings import EndSettings, HostSettings, TurnServer
+from rtunnel.rtc.settings import EndSettings, HostSettings, SignalUrl, TurnServer
 from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.identity import expiry_warning, show_end
 from rtunnel.tls.web_client import ServerCheck
@@ -96,24 +96,13 @@ class WebRtcExamination(Examination):
     def __init__(self, reactor: Any, settings: EndSettings, tell: Callable[[Step], None]) -> None:
         super().__init__(reactor, tell)
         self._settings = settings
-        url = settings.signal.url
-        self._address = DialAddress.parse(format_host_port(url.host, url.port))
-        self._reach = Reach(
-            reactor,
-            self._address,
-            "the signaling server",
-            f"Start rtc-signal on that machine, and compare its --addr with {url}. If it listens on 127.0.0.1 only, "
-            "give it another address.",
-        )
 
     async def examine(self) -> None:
         """Run all steps."""
         adopt_python_logging()
         settings = self._settings
-        await self.step("name", self._reach.name)
-        await self.step("route", self._reach.route, "name")
-        await self.step("port", self._reach.port, "route")
-        await self.step("signaling", self._signaling, "port")
+        for number, url in enumerate(settings.signal.url.all, 1):
+            await self._examine_server(url, f" {number}" if number > 1 else "")
         await self.step("identity", self._identity)
         await self.step("addresses", self._addresses)
         await self.step("STUN", self._stun)
@@ -129,9 +118,24 @@ class WebRtcExamination(Examination):
                 services.append(LocalService(name, local, is_udp=each.protocol == "udp"))
             await examine_services(self, services)
 
-    async def _signaling(self) -> Found:
-        settings = replace(self._settings.signal, connect_timeout=WITHIN)
-        url, owner = settings.url, _Owner()
+    async def _examine_server(self, url: SignalUrl, suffix: str) -> None:
+        address = DialAddress.parse(format_host_port(url.host, url.port))
+        reach = Reach(
+            self.reactor,
+            address,
+            "the signaling server",
+            f"Start rtc-signal on that machine, and compare its --addr with {url}. If it listens on 127.0.0.1 only, "
+            "give it another address.",
+        )
+        name, route, port = (each + suffix for each in ("name", "route", "port"))
+        await self.step(name, reach.name)
+        await self.step(route, reach.route, name)
+        await self.step(port, reach.port, route)
+        await self.step(f"signaling{suffix}", partial(self._signaling, url, address), port)
+
+    async def _signaling(self, url: SignalUrl, address: DialAddress) -> Found:
+        settings = replace(self._settings.signal, connect_timeout=WITHIN, url=url)
+        owner = _Owner()
         tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
         build = partial(
             ClientProtocol,
@@ -143,7 +147,7 @@ class WebRtcExamination(Examination):
             tls,
         )
         factory: Any = _Dial(build)
-        endpoint = self._address.endpoint(self.reactor, WITHIN)
+        endpoint = address.endpoint(self.reactor, WITHIN)
         protocol: Any = await (endpoint.connect(factory) if tls is None else tls.connect(endpoint, factory))
         # Whichever comes first.
         both: Any = DeferredList([owner.registered_as, protocol.ended], fireOnOneCallback=True)

@@ -6,7 +6,7 @@ defaults of the options, except for ``stun_server``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
@@ -53,6 +53,7 @@ class SignalUrl:
     """The URL of a signaling server: ``ws://host:port/path`` or ``wss://``.
 
     :ivar text: as the operator wrote it.
+    :ivar others: the servers that are dialled if this one cannot be reached, in turn.
     """
 
     text: str
@@ -60,6 +61,12 @@ class SignalUrl:
     host: str
     port: int
     path: str = "/"
+    others: tuple[SignalUrl, ...] = ()
+
+    @property
+    def all(self) -> tuple[SignalUrl, ...]:
+        """This server and the others, each by itself."""
+        return (replace(self, others=()), *self.others)
 
     def __str__(self) -> str:
         return self.text
@@ -69,7 +76,7 @@ class SignalUrl:
 class SignalClientSettings:
     """How host and client reach the signaling server. Times are in seconds.
 
-    :ivar url: the server's URL.
+    :ivar url: the server's URL, and those of others.
     :ivar token: Bearer token; None: no token is sent.
     :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: those of the system.
     :ivar reconnect_min: shortest wait before the next attempt.

@@ -15,7 +15,9 @@ from rtunnel.options.settings.rtc_coercions import (
     is_loopback,
     list_of,
     origin,
+    show_signal_urls,
     signal_url,
+    signal_urls,
     stun_server,
     turn_server,
 )
@@ -40,6 +42,17 @@ pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 def test_signal_url(text: str, secure: bool, host: str, port: int, path: str) -> None:
     url = signal_url(f" {text} ")
     assert (url.secure, url.host, url.port, url.path, str(url)) == (secure, host, port, path, text)
+
+
+def test_several_signal_urls() -> None:
+    several = signal_urls(["ws://a:1/x,y", " wss://b/p , ws://a:1/x,y", "wss://c"])
+    assert [str(url) for url in several.all] == ["ws://a:1/x,y", "wss://b/p", "wss://c"]
+    assert several.all[1] == signal_url("wss://b/p")
+    assert signal_urls(show_signal_urls(several)) == several
+    assert signal_urls("ws://a") == signal_url("ws://a")
+    for wrong in ("", [], ["ws://a", "http://b"], "ws://a,b"):
+        with pytest.raises(ConfigError):
+            signal_urls(wrong)
 
 
 def test_an_international_signal_url() -> None:

@@ -67,6 +67,8 @@ class TestDefaults:
             assert setting.kind.coerce(setting.shown_default) == setting.default
 
 
+SIGNALS = SignalUrl("wss://h/p", True, "h", 443, "/p", (SignalUrl("ws://i:1", False, "i", 1),))
+
 # One value for each setting that is not its default: as text, as YAML, what the plugin gets, and where it is.
 LOG_VALUES: dict[str, tuple[str, object, object, str]] = {
     "log-format": ("json", "json", "json", ""),
@@ -75,7 +77,7 @@ LOG_VALUES: dict[str, tuple[str, object, object, str]] = {
     "status-token": ("s3cret", "s3cret", "s3cret", ""),
 }
 END_VALUES: dict[str, tuple[str, object, object, str]] = {
-    "signal": ("wss://h/p", "wss://h/p", SignalUrl("wss://h/p", True, "h", 443, "/p"), "signal.url"),
+    "signal": ("wss://h/p,ws://i:1", ["wss://h/p", "ws://i:1"], SIGNALS, "signal.url"),
     "protocol": ("udp", "udp", "udp", ""),
     "token": ("my-token", "my-token", "my-token", "signal.token"),
     "stun-server": ("stun:h", "stun:h", ("h", 3478), "ice.stun_server"),

@@ -48,6 +48,16 @@ def test_all_is_well_beside_a_host_and_a_client_that_run(serve: Serve, start_rtc
     assert "signaling lost" not in tunnel.host.output + tunnel.client.output
 
 
+def test_each_of_several_servers(twistd: Twistds) -> None:
+    port, closed = free_port(), free_port()
+    twistd("rtc-signal", f"--addr={LOOPBACK}:{port}")
+    wait_until_open(port)
+    report = Report(f"--signal=ws://{LOOPBACK}:{port},ws://{LOOPBACK}:{closed}", *LOCAL)
+    assert report.text("signaling") == "an rtc-signal lets us in without a token"
+    assert report.failed() == ["port 2"]
+    assert str(closed) in report.advice
+
+
 def test_tokens(twistd: Twistds) -> None:
     port = free_port()
     twistd("rtc-signal", f"--addr={LOOPBACK}:{port}", "--valid-tokens=right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -75,9 +76,11 @@ class World:
 
     # Ours
 
-    def signal(self, port: int = 0, **settings: Any) -> SignalServer:
+    def signal(self, port: int = 0, directory: Any = None, **settings: Any) -> SignalServer:
         server: SignalServer = self.start(
-            SignalServer(reactor, SignalSettings(ListenAddress.parse(f"{HOST}:{port}"), **settings))
+            SignalServer(
+                reactor, SignalSettings(ListenAddress.parse(f"{HOST}:{port}"), **settings), directory=directory
+            )
         )
         return server
 
@@ -86,8 +89,10 @@ class World:
         return server if isinstance(server, int) else int(server.listener.local_address.rpartition(":")[2])
 
     def _settings(self, server: SignalServer | int, more: dict[str, Any]) -> dict[str, Any]:
-        port = self.port_of(server)
-        url = SignalUrl(f"ws://{HOST}:{port}", False, HOST, port)
+        # "others": further servers that it may dial.
+        ports = [self.port_of(each) for each in (server, *more.pop("others", ()))]
+        first, *others = (SignalUrl(f"ws://{HOST}:{port}", False, HOST, port) for port in ports)
+        url = replace(first, others=tuple(others))
         more.setdefault("drain", 5.0)
         more.setdefault("ice", LOOPBACK)
         return {"id": ID, "signal": SignalClientSettings(url, reconnect_min=0.05, reconnect_max=0.2)} | more

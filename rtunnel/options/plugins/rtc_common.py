@@ -22,7 +22,7 @@ from rtunnel.options.identities.decide import decide_identity
 from rtunnel.options.plugins.common import PluginOptions, check_order
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.rtc import ALL
-from rtunnel.options.settings.rtc_coercions import is_loopback
+from rtunnel.options.settings.rtc_coercions import is_loopback, show_signal_urls
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.shared_settings import check_liboqs
 from rtunnel.rtc.settings import EndSettings, IceSettings, SignalClientSettings
@@ -111,11 +111,12 @@ class RtcEndOptions(RtcOptions):
         """Log what the operator should know about the settings."""
         super().tell()
         signal = self.settings.signal
-        if signal.token is not None and not signal.url.secure and not is_loopback(signal.url.host):
-            self.log.warn(
-                "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
-                url=signal.url.text,
-            )
+        for url in signal.url.all:
+            if signal.token is not None and not url.secure and not is_loopback(url.host):
+                self.log.warn(
+                    "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
+                    url=url.text,
+                )
         if self.settings.ice.interfaces:
             self._warn_of_missing(self.settings.ice.interfaces)
 
@@ -158,7 +159,8 @@ def prepared_asyncio_reactor(settings: EndSettings) -> Any:
 
     ice = settings.ice
     stun = ice.stun_server[0] if ice.stun_server is not None else None
-    reactor = prepared_reactor(settings.signal.url.host, stun, *(server.host for server in ice.turn_servers))
+    signaling = (url.host for url in settings.signal.url.all)
+    reactor = prepared_reactor(*signaling, stun, *(server.host for server in ice.turn_servers))
     look_up_as(reactor, asyncio.get_event_loop())
     return reactor
 
@@ -187,13 +189,14 @@ def _check_ca_file(resolved: Resolved) -> None:
     values, sources = resolved.values, resolved.sources
     if values["ca-file"] is None:
         return
-    if values["signal"].secure or any(server.tls for server in values["turn-server"]):
+    if any(url.secure for url in values["signal"].all) or any(server.tls for server in values["turn-server"]):
         from rtunnel.tls.web_client import client_context
 
         with resolved.reads_files("ca-file"):
             client_context(values["ca-file"])
     elif sources["ca-file"].rank >= sources["signal"].rank:
-        raise resolved.error("ca-file", f"has no effect without TLS, and --signal is {values['signal']}; write wss://")
+        shown = show_signal_urls(values["signal"])
+        raise resolved.error("ca-file", f"has no effect without TLS, and --signal is {shown}; write wss://")
 
 
 def _ice_settings(resolved: Resolved) -> IceSettings:

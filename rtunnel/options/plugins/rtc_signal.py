@@ -63,13 +63,14 @@ class Options(RtcOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
+    from rtunnel.cluster.engines import directory_for
     from rtunnel.control.actions.disconnect import disconnect
     from rtunnel.control.rtc.signal import connected, look
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()
     reactor = prepared_reactor()
-    server = SignalServer(reactor, options.settings)
+    server = SignalServer(reactor, options.settings, directory=directory_for(reactor, options.settings.cluster))
     actions = {"disconnect": disconnect(partial(connected, server))}
 
     def reloadable() -> Reloadable:

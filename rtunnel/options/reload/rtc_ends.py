@@ -23,7 +23,7 @@ def shared_parts(end: Any) -> Sequence[Part]:
 
     def signaling(new: Any) -> None:
         settings: EndSettings = new.settings
-        look_up_first(end.reactor, settings.signal.url.host)
+        look_up_first(end.reactor, *(url.host for url in settings.signal.url.all))
         end.signaling.use(settings.signal)
 
     def identity(new: Any) -> None:

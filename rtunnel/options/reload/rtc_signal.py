@@ -10,9 +10,9 @@ from rtunnel.access.web_admission import Origins
 from rtunnel.options.reload.part import Part, Reloadable
 from rtunnel.options.reload.shared import budget_of
 from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling.party import POLICY_VIOLATION
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.server_protocol import ServerProtocol
-from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION
 
 
 def reloadable(server: SignalServer) -> Reloadable:

@@ -35,7 +35,8 @@ from rtunnel.options.settings.rtc_coercions import (
     ice_interface,
     list_of,
     origin,
-    signal_url,
+    show_signal_urls,
+    signal_urls,
     stun_server,
     turn_server,
 )
@@ -149,11 +150,13 @@ SIGNAL_OWN = (
 ENDS = (
     Setting(
         "signal",
-        Kind(signal_url, "``ws://``, ``wss://``"),
-        "The signaling server: ws://host:8080, or wss://host/path for TLS.",
+        Kind(signal_urls, "``ws://``, ``wss://``", show_signal_urls),
+        "The signaling server: ws://host:8080, or wss://host/path for TLS. Of a cluster several servers: the one that "
+        "worked last is dialled first, then the others. Separated by commas, or repeated.",
         SignalClientSettings,
         "url",
-        default=signal_url("ws://localhost:8080"),
+        default=signal_urls("ws://localhost:8080"),
+        repeatable=True,
         in_reference=True,
         reload=AT_ONCE,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -100,6 +101,23 @@ def signal_url(value: object) -> SignalUrl:
         host_name(host, url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return SignalUrl(url, parts.scheme == "wss", host, port or _WEB_PORTS[parts.scheme], path)
+
+
+def signal_urls(value: object) -> SignalUrl:
+    """Read one URL or several, each as :func:`signal_url` does. A comma in a URL does not end it.
+
+    :raises ConfigError: one is something else.
+    """
+    parts = value if isinstance(value, list) else [value]
+    texts = [each for part in parts for each in re.split(r",\s*(?=\w+://)", text(part)) if each]
+    # Without any, the message is that about an empty one.
+    first, *others = dict.fromkeys(signal_url(each) for each in texts or [""])
+    return replace(first, others=tuple(others))
+
+
+def show_signal_urls(url: SignalUrl) -> str:
+    """Return the URLs as they may be written."""
+    return ",".join(map(str, url.all))
 
 
 def _with_ascii_host(url: str) -> str:

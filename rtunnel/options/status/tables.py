@@ -84,6 +84,7 @@ def _facts(found: Mapping[str, Any]) -> str:
         ("connections", "connections"),
         ("hosts", "hosts"),
         ("clients", "clients"),
+        ("nodes", "nodes"),
         ("visitors", "visitors"),
         ("waiting", "waiting"),
     ):

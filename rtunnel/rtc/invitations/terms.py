@@ -40,7 +40,7 @@ def what_to_type(code: InvitationCode, terms: Terms, settings: HostSettings) -> 
     words = ["rtunnel", "connect", str(code)]
     meant = [each for each in settings.services if terms.services is None or each.name in terms.services]
     words += _local(meant)
-    words += ["--signal", settings.signal.url.text]
+    words += [word for url in settings.signal.url.all for word in ("--signal", url.text)]
     if settings.signal.token is not None:
         words += ["--token", "TOKEN"]
     if settings.hedge:

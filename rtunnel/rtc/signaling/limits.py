@@ -27,6 +27,10 @@ ALL_OFFERS, ALL_OFFERS_BURST = 20.0, 512
 #: one or two, and each may spend an invitation of somebody else.
 INVITATIONS, INVITATIONS_BURST = 10 / 3600, 10
 ALL_INVITATIONS, ALL_INVITATIONS_BURST = 720 / 3600, 512
+#: In a cluster, messages to IDs that nobody has, of one address, a second and at once, and of all: each asks the
+#: directory.
+MISSES, MISSES_BURST = 10.0, 200
+ALL_MISSES, ALL_MISSES_BURST = 200.0, 4000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ shows that the server has processed the registration. Only then is the link up, 
 
 A server that is away for a moment needs no action by the operator: it is dialled again, ever more slowly, and only
 failures for a new reason are logged as warnings.
+
+There may be several servers, of one cluster. An attempt begins with the one that worked last, and goes on with the next
+one if that cannot be reached. One that is reached but cannot be used is the last to be dialled from then on.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from twisted.logger import Logger, LogLevel
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadSignal
+from rtunnel.reasons import reason_and_advice
 from rtunnel.relay.sockets import QuietFactory, format_host_port
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.settings import SignalClientSettings
+from rtunnel.rtc.settings import SignalClientSettings, SignalUrl
 from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.web_client import ServerCheck
 from rtunnel.upkeep.held_connection import HeldConnection
@@ -33,6 +37,8 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
+#: Seconds after which the next server is dialled, if there is one.
+NEXT_AFTER = 3.0
 #: Seconds for which a link must be up to reset the back-off.
 USEFUL_AFTER = 5.0
 
@@ -66,6 +72,9 @@ class SignalLink(HeldConnection[ClientProtocol]):
         super().__init__(reactor, peer, settings.reconnect_min, settings.reconnect_max, repeated=LogLevel.debug)
         self.setName("signaling")
         self._settings = settings
+        #: The servers in the order in which they are dialled, the one of which we speak, and the last that was reached.
+        self._servers = list(settings.url.all)
+        self._server = self._reached = self._servers[0]
         self.identity = identity
         self.is_reference = False
         #: By this the server gives us our ID again although it may still believe in our last connection.
@@ -78,8 +87,8 @@ class SignalLink(HeldConnection[ClientProtocol]):
 
     @property
     def url(self) -> str:
-        """The server's URL, without secrets."""
-        return str(self._settings.url)
+        """The URL of the server where we are, or were last, or the first that is dialled; without secrets."""
+        return str(self._server)
 
     @property
     def up(self) -> bool:
@@ -101,7 +110,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
                 "a message of type {type} is too large for signaling server {url} and not sent: {size} bytes, "
                 "{most} are allowed",
                 type=signal.type,
-                url=self._settings.url,
+                url=self.url,
                 size=len(message),
                 most=connection.max_message,
             )
@@ -134,21 +143,45 @@ class SignalLink(HeldConnection[ClientProtocol]):
 
     async def dial(self) -> ClientProtocol:
         """See :class:`HeldConnection`."""
-        settings = self._settings
-        url = settings.url
+        servers = list(self._servers)
+        for number, server in enumerate(servers, 1):
+            try:
+                connection = await self._dial(server, is_last=number == len(servers))
+            except Exception as error:
+                if number == len(servers):
+                    raise
+                self.log.debug("cannot reach signaling server {url}: {why}", url=server, why=reason_and_advice(error))
+            else:
+                self._put_first(server)
+                self._reached = server
+                return connection
+        raise AssertionError("there is no server")
+
+    async def _dial(self, url: SignalUrl, *, is_last: bool) -> ClientProtocol:
+        settings = replace(self._settings, url=url)
         deadline = self.reactor.seconds() + settings.connect_timeout
         tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
         address = DialAddress.parse(format_host_port(url.host, url.port))
-        endpoint = address.endpoint(self.reactor, settings.connect_timeout)
+        wait = settings.connect_timeout if is_last else min(settings.connect_timeout, NEXT_AFTER)
+        endpoint = address.endpoint(self.reactor, wait)
         factory: Any = _Dial(partial(ClientProtocol, self.reactor, self._factory, self, settings, deadline, tls))
         connecting = endpoint.connect(factory) if tls is None else tls.connect(endpoint, factory)
         return cast(ClientProtocol, await connecting)
+
+    def _put_first(self, server: SignalUrl) -> None:
+        self._server = server
+        if server in self._servers:
+            self._servers.remove(server)
+            self._servers.insert(0, server)
 
     def lost(self, connection: ClientProtocol, reason: str) -> str:
         """See :class:`HeldConnection`."""
         up_since, self._up_since = self._up_since, None
         if up_since is None:
-            return f"cannot use {self._peer}: {reason}"
+            if self._reached in self._servers:
+                self._servers.remove(self._reached)
+                self._servers.append(self._reached)
+            return f"cannot use signaling server {self._reached}: {reason}"
         if self.reactor.seconds() - up_since >= USEFUL_AFTER:
             self.was_useful()
         self._user.signaling_down(reason)
@@ -166,7 +199,11 @@ class SignalLink(HeldConnection[ClientProtocol]):
     def use(self, settings: SignalClientSettings) -> None:
         """Use other settings: another server, token or CA at once, and waits and time-outs from the next attempt on."""
         before, self._settings = self._settings, settings
-        if (before.url, before.token, before.ca_file) == (settings.url, settings.token, settings.ca_file):
+        self._servers = list(settings.url.all)
+        is_known = self._server in self._servers
+        self._put_first(self._server if is_known else self._servers[0])
+        if is_known and (before.token, before.ca_file) == (settings.token, settings.ca_file):
+            self._peer = self._leads_to = _name(settings)
             self.set_waits(settings.reconnect_min, settings.reconnect_max)
         else:
             self.dial_anew(_name(settings), settings.reconnect_min, settings.reconnect_max)
@@ -185,7 +222,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self.is_reference = is_reference
         self.log.info(
             "connected to signaling server {url}{protocol}",
-            url=self._settings.url,
+            url=self.url,
             protocol=" (reference protocol)" if is_reference else "",
         )
         self._user.signaling_up()
@@ -196,14 +233,14 @@ class SignalLink(HeldConnection[ClientProtocol]):
         :returns: the server's complaint about us, which is the reason if the connection ends now; otherwise empty.
         """
         if is_binary:
-            self._log_limiter.warn("signaling server {url} sent a binary message; ignored", url=self._settings.url)
+            self._log_limiter.warn("signaling server {url} sent a binary message; ignored", url=self.url)
             return ""
         try:
             signal = decode_signal(message)
         except BadSignal as error:
             self._log_limiter.warn(
                 "signaling server {url} sent an invalid message; ignored: {error}",
-                url=self._settings.url,
+                url=self.url,
                 error=str(error),
             )
             return ""
@@ -214,4 +251,5 @@ class SignalLink(HeldConnection[ClientProtocol]):
 
 
 def _name(settings: SignalClientSettings) -> str:
-    return f"signaling server {settings.url}"
+    urls = settings.url.all
+    return f"signaling server{'s' if len(urls) > 1 else ''} {', '.join(map(str, urls))}"

@@ -3,12 +3,15 @@
     SignalServer
      +-- signaling port   a ServerProtocol for each connection, with TLS below it for WSS
      +-- watch            time-outs, pings, and the certificate's files
+     +-- directory        what it has in common with the other nodes of a cluster
 
 The :class:`~rtunnel.rtc.signaling.switchboard.Switchboard` keeps track of who is registered, and routes messages.
+In a cluster, :class:`~rtunnel.rtc.signaling.crossing.Crossing` claims IDs, and passes messages on to other nodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,10 +20,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 
+from rtunnel.cluster.memory import MemoryDirectory
 from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
+from rtunnel.rtc.signaling.crossing import Crossing
 from rtunnel.rtc.signaling.limits import TIMES, Times
 from rtunnel.rtc.signaling.server_protocol import ServerFactory
 from rtunnel.tls.web_server import WebCredentials, WebTlsFactory
@@ -45,12 +50,14 @@ class SignalServer(MultiService):
     """The server as a service.
 
     :param reactor: provides listening sockets and time.
+    :param directory: that of the cluster, an :class:`~rtunnel.cluster.interface.IDirectory`; None: there is none. It
+        starts and stops with this service.
     :raises ConfigError: the certificate or its key is missing or unusable, or an origin is malformed.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: SignalSettings, times: Times = TIMES) -> None:
+    def __init__(self, reactor: Any, settings: SignalSettings, times: Times = TIMES, directory: Any = None) -> None:
         super().__init__()
         self.setName("rtc-signal")
         self.reactor = reactor
@@ -60,6 +67,13 @@ class SignalServer(MultiService):
         self.factory = ServerFactory(reactor, settings, times, self._log_limiter, memory)
         self.connections = self.factory.connections
         self.switchboard = self.factory.switchboard
+        self.directory = MemoryDirectory(reactor) if directory is None else directory
+        self.crossing: Crossing | None = None
+        if self.directory.is_cluster:
+            may_try, limiter = self.factory.may_try, self._log_limiter
+            self.crossing = Crossing(reactor, self.directory, self.switchboard, lambda: self.settings, limiter, may_try)
+            self.switchboard.others = self.crossing
+        self.directory.setServiceParent(self)
         self._credentials: WebCredentials | None = None
         self._door = _Door(self.connections, self.factory)
         self.use_certificate(settings)
@@ -117,7 +131,9 @@ class SignalServer(MultiService):
 
     def _look(self) -> None:
         now = self.reactor.seconds()
-        ticks = [partial(connection.tick, now) for connection in self.connections]
+        ticks: list[Callable[[], object]] = [partial(connection.tick, now) for connection in self.connections]
+        if self.crossing is not None:
+            ticks.append(self.crossing.claims.tick)
         do_all([self._log_limiter.tick, self.factory.memory.tick, self.factory.paces.go_on, *ticks, self.look_at_files])
 
     def look_at_files(self) -> bool:
@@ -137,4 +153,6 @@ class SignalServer(MultiService):
     async def _stop(self) -> None:
         await self.listener.stop_listening()
         await self.connections.close(self.reactor, self._times.close)
+        if self.crossing is not None:
+            await self.crossing.finish(self._times.close)
         await super().stopService()

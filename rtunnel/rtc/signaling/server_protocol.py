@@ -32,8 +32,9 @@ from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.http import NO_TLS_HERE, Step, encode_answer, read_request
 from rtunnel.rtc.signaling.limits import InvitationRate, MessageRate, Times
 from rtunnel.rtc.signaling.pace import Pace, Paces
+from rtunnel.rtc.signaling.party import GOING_AWAY, POLICY_VIOLATION, UNSUPPORTED_DATA, Line, Party, State
 from rtunnel.rtc.signaling.share import Share
-from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Line, Party, State, Switchboard
+from rtunnel.rtc.signaling.switchboard import Switchboard
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.descriptors import Descriptors
@@ -48,9 +49,6 @@ MAX_UNSENT = 1024 * 1024
 #: Above this, messages from other peers are refused. Otherwise they could get a peer dropped by sending it more than
 #: its path carries.
 SLOW = MAX_UNSENT // 2
-#: WebSocket close codes (RFC 6455, section 7.4.1).
-GOING_AWAY = 1001
-UNSUPPORTED_DATA = 1003
 
 _log = Logger()
 
@@ -171,9 +169,6 @@ class ServerProtocol(WebSocketServerProtocol):
             self.abort()
         if not is_open:
             return
-        if self._delayed_pong is not None and self.party.state is State.REGISTERED:
-            self.sendPong(self._delayed_pong)
-            self._delayed_pong = None
         if self._probe is not None and now >= self._probe[1]:
             self._give_up("it did not answer, and another wants its ID")
         elif now - self._heard >= self._times.silent:
@@ -305,16 +300,16 @@ class ServerProtocol(WebSocketServerProtocol):
 
     @property
     def is_slow(self) -> bool:
-        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
         return self._unsent > SLOW
 
     def send(self, text: bytes) -> None:
-        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
         if self.state == self.STATE_OPEN:
             self.sendMessage(text)
 
     def close(self, code: int, reason: str) -> None:
-        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
         self._deadline = self._clock.seconds() + self._times.close
         if self.state == self.STATE_OPEN:
             # `sendClose` accepts only the codes for applications.
@@ -323,13 +318,20 @@ class ServerProtocol(WebSocketServerProtocol):
             self.abort()
 
     def probe(self) -> None:
-        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
         if self._probe is None:
             self._probe = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
             self.sendPing(self._probe[0])
 
+    def admitted(self) -> None:
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
+        self.pace.is_registered = self.party.state is State.REGISTERED
+        if self._delayed_pong is not None and self.pace.is_registered:
+            self.sendPong(self._delayed_pong)
+            self._delayed_pong = None
+
     def takes_offer_of(self, sender: Line) -> bool:
-        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        """See :class:`~rtunnel.rtc.signaling.party.Line`."""
         return self._rate.takes_offer_of(sender.budget_key, self._clock.seconds())
 
     # Sending
@@ -368,9 +370,7 @@ class ServerFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(
-        self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter, memory: Memory
-    ) -> None:
+    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter, memory: Memory):
         super().__init__(reactor=reactor, server="")
         self.settings = settings
         self.times = times
@@ -382,8 +382,8 @@ class ServerFactory(WebSocketServerFactory):
         self.descriptors = Descriptors(reactor)
         self.connections = Connections(settings.max_per_address, log_limiter, self.descriptors)
         max_message = settings.max_message
-        may_try = InvitationRate(reactor).take
-        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter, may_try)
+        self.may_try = InvitationRate(reactor).take
+        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter, self.may_try)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,

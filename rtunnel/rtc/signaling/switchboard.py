@@ -1,8 +1,7 @@
 """The signaling server's registry of hosts and clients, and the routing of their messages.
 
-Messages come in as text and go out through the :class:`Line` of each party; there is no socket and no clock here. A
-:class:`Party` is ``new`` until its first message names it, ``waiting`` while the holder of its ID is probed,
-``registered``, and ``gone``.
+Messages come in as text and go out through the :class:`~rtunnel.rtc.signaling.party.Line` of each party; there is no
+socket and no clock here.
 
 Hosts and clients share one name space of IDs, and any two of them may exchange messages.
 
@@ -20,19 +19,21 @@ Hosts and clients share one name space of IDs, and any two of them may exchange 
   connection, and takes its place at once.
 
 No message is stored, except those of a party that waits for its ID.
+
+In a cluster (:mod:`rtunnel.rtc.signaling.crossing`) an ID is claimed before its party is registered, and a party waits
+meanwhile. A message to an ID that is not registered here is for another node. The ends of an offer that has crossed are
+known at both nodes: at each of them the other end is a party with a :attr:`~rtunnel.rtc.signaling.party.Party.node`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass, field
-from enum import Enum
 from hmac import compare_digest
-from typing import Protocol
 
 from twisted.logger import Logger
 
 from rtunnel.errors import BadSignal
+from rtunnel.rtc.signaling.party import POLICY_VIOLATION, TRY_AGAIN_LATER, Others, Party, State
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.invitations.code import ID_PREFIX
 from rtunnel.wire.messages import clean_text
@@ -53,69 +54,8 @@ MAX_MISTAKES = 10
 MAX_UNANSWERED = 16
 #: How many messages are kept for a party that waits for its ID.
 MAX_HELD = 16
-
-#: WebSocket close codes (RFC 6455, section 7.4.1, and IANA's registry).
-POLICY_VIOLATION = 1008
-TRY_AGAIN_LATER = 1013
-
-
-class Line(Protocol):
-    """A party's connection. No method calls back before it returns."""
-
-    #: The other end's address, for the log.
-    peer_name: str
-
-    @property
-    def budget_key(self) -> Hashable:
-        """By what the offers of the other end are counted."""
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the other end does not read, so that others should not be able to send it more."""
-
-    def send(self, text: bytes) -> None:
-        """Send a text message."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection after what was sent."""
-
-    def probe(self) -> None:
-        """Ping the other end. :meth:`Switchboard.probe_answered` or :meth:`Switchboard.left` follows."""
-
-    def takes_offer_of(self, sender: Line) -> bool:
-        """Count an offer of *sender* to the other end; return False if there are too many.
-
-        The answer to it does not count against the other end's message rate.
-        """
-
-
-class State(Enum):
-    """The state of a party; see the docstring of the module."""
-
-    NEW = "new"
-    WAITING = "waiting"
-    REGISTERED = "registered"
-    GONE = "gone"
-
-
-@dataclass(eq=False, slots=True)
-class Party:
-    """A host or a client.
-
-    :ivar key: what its registration has as a key; empty if it has none.
-    :ivar offers_to: the parties that have not answered its offers.
-    :ivar offers_from: the parties whose offers it has not answered.
-    """
-
-    line: Line
-    state: State = State.NEW
-    id: str = ""
-    key: str = ""
-    is_host: bool = False
-    mistakes: int = 0
-    held: list[bytes] = field(default_factory=list)
-    offers_to: dict[Party, None] = field(default_factory=dict)
-    offers_from: dict[Party, None] = field(default_factory=dict)
+#: The same in a cluster, where everybody waits for a moment. An offer has many candidates behind it.
+MAX_HELD_IN_CLUSTER = 128
 
 
 class Switchboard:
@@ -129,6 +69,7 @@ class Switchboard:
         pass.
     :ivar hosts: how many hosts are registered.
     :ivar clients: how many clients are registered.
+    :ivar others: the other nodes; None: there is no cluster.
     """
 
     log = Logger()
@@ -143,6 +84,7 @@ class Switchboard:
     ) -> None:
         self.hosts = 0
         self.clients = 0
+        self.others: Others | None = None
         self.max_hosts = max_hosts
         self.max_clients = max_clients
         self.max_message = max_message
@@ -156,6 +98,10 @@ class Switchboard:
         """Those that are registered."""
         return self._parties.values()
 
+    def party_of(self, name: str) -> Party | None:
+        """Return who has the ID *name* at this node, or waits for it."""
+        return self._parties.get(name) or self._waiting.get(name)
+
     # Called by the lines
 
     def receive(self, party: Party, text: bytes) -> None:
@@ -164,7 +110,7 @@ class Switchboard:
             return
         if party.state is State.WAITING:
             party.held.append(text)
-            if len(party.held) > MAX_HELD:
+            if len(party.held) > (MAX_HELD if self.others is None else MAX_HELD_IN_CLUSTER):
                 self.dismiss(party, "too many messages before the ID is free", POLICY_VIOLATION, about=party.id)
             return
         try:
@@ -191,20 +137,28 @@ class Switchboard:
         party.held.clear()
         if state is State.WAITING:
             del self._waiting[party.id]
+        if self.others is not None:
+            self.others.left(party)
         if state is not State.REGISTERED:
             return
         del self._parties[party.id]
         self._count(party, -1)
         self._log_party(party, "gone")
+        self.tell_gone(party)
+        self._admit(self._waiting.pop(party.id, None))
+
+    def tell_gone(self, party: Party) -> None:
+        """Tell those whose offers to *party*, or from it, are not answered. Other nodes tell their own."""
         for other in party.offers_to:
             del other.offers_from[party]
-            self._send_error(other, f"'{party.id}' is gone, and its offer with it", about=party.id)
+            if not other.node:
+                self.send_error(other, f"'{party.id}' is gone, and its offer with it", about=party.id)
         for other in party.offers_from:
             del other.offers_to[party]
-            self._send_error(other, f"'{party.id}' is gone", about=party.id)
+            if not other.node:
+                self.send_error(other, f"'{party.id}' is gone", about=party.id)
         party.offers_to.clear()
         party.offers_from.clear()
-        self._admit(self._waiting.pop(party.id, None))
 
     def dismiss(self, party: Party, why: str, code: int, about: str = "") -> None:
         """Send *party* an error, and close its line.
@@ -215,7 +169,7 @@ class Switchboard:
         if party.state is State.GONE:
             return
         self._log_limiter.warn("{peer} is sent away: {why}", peer=party.line.peer_name, why=clean_text(why))
-        self._send_error(party, why, about)
+        self.send_error(party, why, about)
         self.left(party)
         party.line.close(code, why)
 
@@ -229,7 +183,7 @@ class Switchboard:
         party.is_host = signal.type == REGISTER_HOST and signal.payload != AS_CLIENT
         holder = self._parties.get(party.id)
         if holder is not None and holder.key and compare_digest(holder.key.encode(), party.key.encode()):
-            self._replace(holder)
+            self._replace(holder, party)
             holder = None
         if holder is not None:
             self._wait_for(holder, party, text)
@@ -237,6 +191,8 @@ class Switchboard:
             self.dismiss(party, "the server has too many hosts", TRY_AGAIN_LATER, about=party.id)
         elif not party.is_host and self.clients >= self.max_clients:
             self.dismiss(party, "the server has too many clients", TRY_AGAIN_LATER, about=party.id)
+        elif self.others is not None and party.claim is None:
+            self._claim(self.others, party, text)
         else:
             party.state = State.REGISTERED
             self._parties[party.id] = party
@@ -251,8 +207,14 @@ class Switchboard:
         else:
             self.clients += change
 
-    def _replace(self, holder: Party) -> None:
-        # Its old connection may look alive for a long time.
+    def _replace(self, holder: Party, party: Party) -> None:
+        # Its old connection may look alive for a long time. The ID stays ours in the cluster.
+        if self.others is not None:
+            self.others.took_over(holder, party)
+        self.replaced(holder)
+
+    def replaced(self, holder: Party) -> None:
+        """Remove *holder*: the same end has come on a new connection, perhaps at another node."""
         claimant = self._waiting.pop(holder.id, None)
         if claimant is not None:
             self._refuse_id(claimant)
@@ -268,7 +230,43 @@ class Switchboard:
         self._waiting[party.id] = party
         holder.line.probe()
 
+    def probe(self, claimant: Party) -> None:
+        """Find out for *claimant*, who is at another node, whether the holder of its ID is alive."""
+        holder = self._parties.get(claimant.id)
+        if holder is None and claimant.id not in self._waiting:
+            self._admit(claimant)
+        elif holder is None or claimant.id in self._waiting:
+            self._refuse_id(claimant)
+        else:
+            self._waiting[claimant.id] = claimant
+            holder.line.probe()
+
+    def _claim(self, others: Others, party: Party, text: bytes) -> None:
+        before = self._waiting.get(party.id)
+        if before is not None and before.key and compare_digest(before.key.encode(), party.key.encode()):
+            self.left(before)
+            before.line.close(POLICY_VIOLATION, "the same end has connected again")
+        elif before is not None:
+            self._refuse_id(party)
+            return
+        party.state = State.WAITING
+        party.held.append(text)
+        self._waiting[party.id] = party
+        others.claim(party)
+
+    def claimed(self, party: Party) -> None:
+        """Register *party*, whose ID this node has claimed."""
+        self._admit(self._waiting.pop(party.id))
+
+    def refused(self, party: Party) -> None:
+        """Refuse its ID to *party*: somebody at another node has it."""
+        del self._waiting[party.id]
+        self._refuse_id(party)
+
     def _refuse_id(self, party: Party) -> None:
+        if self.others is not None and party.node:
+            self.others.answer(party, is_free=False)
+            return
         # The party may no longer be in the table.
         party.state = State.NEW
         self.dismiss(party, f"the ID '{party.id}' is in use", POLICY_VIOLATION, about=party.id)
@@ -276,10 +274,14 @@ class Switchboard:
     def _admit(self, claimant: Party | None) -> None:
         if claimant is None:
             return
+        if self.others is not None and claimant.node:
+            self.others.answer(claimant, is_free=True)
+            return
         claimant.state = State.NEW
         held, claimant.held = claimant.held, []
         for text in held:
             self.receive(claimant, text)
+        claimant.line.admitted()
 
     def _log_party(self, party: Party, what: str) -> None:
         log = self._log_limiter.info if party.is_host else self.log.debug
@@ -303,43 +305,66 @@ class Switchboard:
         if is_try and not self._may_try_invitation(party.line.budget_key):
             self._log_limiter.warn("{peer} tries too many invitations; some are refused", peer=party.line.peer_name)
             why = "too many codes of invitations were tried from your address; try again in some minutes"
-            self._send_error(party, why, about=signal.target_id)
+            self.send_error(party, why, about=signal.target_id)
             return
+        if is_try and self.others is not None:
+            self.others.tried(party)
+        target = self._parties.get(signal.target_id)
+        if target is not None:
+            self._pass_on(party, target, signal)
+        elif self.others is None:
+            self.send_error(party, f"there is no '{signal.target_id}'", about=signal.target_id)
+        elif (text := self._encode(party, signal)) is not None:
+            self.others.pass_on(party, signal, text)
+
+    def pass_in(self, party: Party, signal: Signal) -> None:
+        """Pass on a message of *party*, which is at another node, to somebody here."""
         target = self._parties.get(signal.target_id)
         if target is None:
-            self._send_error(party, f"there is no '{signal.target_id}'", about=signal.target_id)
-            return
+            self.send_error(party, f"there is no '{signal.target_id}'", about=signal.target_id)
+        else:
+            self._pass_on(party, target, signal)
+
+    def _encode(self, party: Party, signal: Signal) -> bytes | None:
+        try:
+            text = encode_signal(Signal(signal.type, signal.payload, signal.target_id, party.id))
+        except RecursionError:
+            self._mistake(party, "a message that is nested too deeply")
+            return None
+        if len(text) > self.max_message:
+            # Encoding may have made the message longer. One that is too long would end the target's connection.
+            self._mistake(party, "a message that is too large")
+            return None
+        return text
+
+    def _pass_on(self, party: Party, target: Party, signal: Signal) -> None:
         if target.line.is_slow:
             self._log_limiter.warn(
                 "{peer} reads slowly, and gets no messages from others meanwhile", peer=target.line.peer_name
             )
-            self._send_error(party, f"'{target.id}' reads too slowly", about=target.id)
+            self.send_error(party, f"'{target.id}' reads too slowly", about=target.id)
             return
-        try:
-            text = encode_signal(Signal(signal.type, signal.payload, target.id, party.id))
-        except RecursionError:
-            self._mistake(party, "a message that is nested too deeply")
+        text = self._encode(party, signal)
+        if text is None:
             return
-        if len(text) > self.max_message:
-            # Encoding may have made the message longer. One that is too long would end the target's connection.
-            self._mistake(party, "a message that is too large")
+        if signal.type == OFFER and not target.line.takes_offer_of(party.line):
+            self._log_limiter.warn(
+                "{peer} makes too many offers to '{id}'; some are refused",
+                peer=party.line.peer_name,
+                id=clean_text(target.id),
+            )
+            self.send_error(party, f"'{target.id}' gets too many offers", about=target.id)
             return
-        if signal.type == OFFER:
-            if not target.line.takes_offer_of(party.line):
-                self._log_limiter.warn(
-                    "{peer} makes too many offers to '{id}'; some are refused",
-                    peer=party.line.peer_name,
-                    id=clean_text(target.id),
-                )
-                self._send_error(party, f"'{target.id}' gets too many offers", about=target.id)
-                return
-            self._remember_offer(party, target)
-        elif signal.type == ANSWER:
-            party.offers_from.pop(target, None)
-            target.offers_to.pop(party, None)
+        self.remember(party, target, signal)
         target.line.send(text)
 
-    def _remember_offer(self, party: Party, target: Party) -> None:
+    def remember(self, party: Party, target: Party, signal: Signal) -> None:
+        """Take note that an offer of *party* is not answered by *target* yet, or that *party* answers one."""
+        if signal.type == ANSWER:
+            party.offers_from.pop(target, None)
+            target.offers_to.pop(party, None)
+        if signal.type != OFFER:
+            return
         if target not in party.offers_to and len(party.offers_to) >= MAX_UNANSWERED:
             oldest = next(iter(party.offers_to))
             del party.offers_to[oldest], oldest.offers_from[party]
@@ -354,7 +379,11 @@ class Switchboard:
             self.dismiss(party, f"too many bad messages, the last was {what}", POLICY_VIOLATION)
         else:
             self._log_limiter.warn("{peer} sent {what}", peer=party.line.peer_name, what=clean_text(what))
-            self._send_error(party, f"the server cannot use {what}")
+            self.send_error(party, f"the server cannot use {what}")
 
-    def _send_error(self, party: Party, why: str, about: str = "") -> None:
+    def send_error(self, party: Party, why: str, about: str = "") -> None:
+        """Tell *party*, here or at another node, what is wrong.
+
+        :param about: the ID that *why* is about; empty: its last message.
+        """
         party.line.send(encode_signal(Signal(ERROR, why, sender_id=about)))

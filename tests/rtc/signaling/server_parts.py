@@ -156,8 +156,10 @@ class SignalWorld:
         self._servers: list[SignalServer] = []
         self._peers: list[Any] = []
 
-    async def start(self, times: Times = TIMES, addr: str = "127.0.0.1:0", **settings: Any) -> SignalServer:
-        self.server = SignalServer(reactor, SignalSettings(ListenAddress.parse(addr), **settings), times)
+    async def start(
+        self, times: Times = TIMES, addr: str = "127.0.0.1:0", directory: Any = None, **settings: Any
+    ) -> SignalServer:
+        self.server = SignalServer(reactor, SignalSettings(ListenAddress.parse(addr), **settings), times, directory)
         self._servers.append(self.server)
         self.server.startService()
         return self.server

@@ -8,12 +8,8 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
-from rtunnel.rtc.signaling.switchboard import (
-    Line,
-    Party,
-    State,
-    Switchboard,
-)
+from rtunnel.rtc.signaling.party import Line, Party, State
+from rtunnel.rtc.signaling.switchboard import Switchboard
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0"}, "rtunnel": {"version": 1}, "new": [1.5, None, "ü"]}
@@ -30,6 +26,7 @@ class FakeLine:
         self.close_code = 0
         self.asked = 0
         self.offers = 0
+        self.admissions = 0
 
     is_slow = False
     has_room = True
@@ -45,6 +42,9 @@ class FakeLine:
 
     def probe(self) -> None:
         self.asked += 1
+
+    def admitted(self) -> None:
+        self.admissions += 1
 
     def takes_offer_of(self, sender: Line) -> bool:
         self.offers += self.has_room

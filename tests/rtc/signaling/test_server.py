@@ -271,7 +271,7 @@ async def test_many_strangers_give_way(signaling: SignalWorld, monkeypatch: pyte
 async def test_its_children_have_names(signaling: SignalWorld) -> None:
     server = await signaling.start()
     assert server.name == "rtc-signal"
-    assert [child.name for child in server] == ["signaling port", "descriptors", "watch"]
+    assert [child.name for child in server] == ["directory", "signaling port", "descriptors", "watch"]
 
 
 @pytest_twisted.ensureDeferred

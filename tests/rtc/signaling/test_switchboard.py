@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from rtunnel.rtc.signaling.switchboard import (
-    MAX_MISTAKES,
-    POLICY_VIOLATION,
-    State,
-)
+from rtunnel.rtc.signaling.party import POLICY_VIOLATION, State
+from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
 from tests.rtc.signaling.switchboard_parts import SDP, Board
 
 # Routing

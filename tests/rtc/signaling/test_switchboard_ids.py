@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.rtc.signaling.switchboard import (
-    MAX_HELD,
-    MAX_UNANSWERED,
-    POLICY_VIOLATION,
-    TRY_AGAIN_LATER,
-    State,
-)
+from rtunnel.rtc.signaling.party import POLICY_VIOLATION, TRY_AGAIN_LATER, State
+from rtunnel.rtc.signaling.switchboard import MAX_HELD, MAX_UNANSWERED
 from tests.leftovers import TestLog
 from tests.rtc.signaling.switchboard_parts import SDP, Board
 
