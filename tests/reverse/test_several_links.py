@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -15,13 +16,16 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
+from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.control.client import look
 from rtunnel.reverse.client.links import targets
 from rtunnel.reverse.client.links.targets import Target, find_targets, in_turn
 from rtunnel.reverse.client.service import TunnelClient
+from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.server.service import TunnelServer
-from rtunnel.reverse.settings import ClientSettings, ServerSettings
+from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
+from rtunnel.traffic.accounts import Accounts
 from tests.ports import free_port
 from tests.reverse.data import AUTO
 from tests.reverse.net import HELLO, HOST, INIT, Peer, hello, reactor, turns, until
@@ -277,3 +281,17 @@ async def test_links_are_renewed_one_by_one(world: World, monkeypatch: pytest.Mo
     assert not other.has_later("old")
     await until(lambda: other.has_later("old"))
     client.links.tls = None
+
+
+def test_a_name_is_published_as_long_as_one_link_publishes_it(tmp_path: Path) -> None:
+    """So there is one order, and it does not stop when one of two links is lost."""
+    tunnel = TunnelSettings(0, DialAddress.parse(":80"), protocol="https", host="app.example.org", tls="auto")
+    acme = AcmeSettings("a@b", tmp_path, "https://ca.test/dir")
+    settings = ClientSettings(DialAddress.parse(":1"), (tunnel,), acme=acme, links=2)
+    hosts = TlsHosts(reactor, settings, Accounts(reactor))
+    told: list[bool] = []
+    hosts._orders = cast(Any, SimpleNamespace(published=lambda _host, is_published: told.append(is_published)))
+    check = hosts.check_by(tunnel)
+    for link, is_published in (("1", True), ("2", True), ("1", False), ("1", False), ("2", False)):
+        hosts.published(check, is_published, link)
+    assert told == [True, True, True, True, False]

@@ -13,11 +13,15 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.policy import TlsSettings
+from rtunnel.wire.limits import LinkLimits
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import Peer
 from tests.tls.parts import Authority, EchoService, Ends, quiet
 
 HOSTS = "127.0.0.1", "127.0.0.2"
+#: A server that keeps what a lost link has left for longer than any test.
+PATIENT = LinkLimits(dead_after=10 * PATIENCE)
 
 
 class Two:
@@ -33,7 +37,9 @@ class Two:
         for host, certificate in zip(HOSTS, self.certificates, strict=True):
             listen = ListenAddress.parse(f"{host}:0")
             self.servers.append(
-                ends.start_server(authority.trusts(certificate), control_listen=listen, public_interface=host)
+                ends.start_server(
+                    authority.trusts(certificate), control_listen=listen, public_interface=host, limits=PATIENT
+                )
             )
         self.echo = EchoService(ends.reactor)
         ends.start(self.echo)
