@@ -22,6 +22,7 @@ from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.cluster.times import Times
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.world import LONG, RedisWorld, claimed, not_lost
+from tests.documents import block
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.process.harness import Process, clean_environment
@@ -38,6 +39,15 @@ HASTY = replace(LONG, reply=0.2)
 def lines(log: TestLog) -> list[str]:
     """What the directories have logged as warnings."""
     return [formatEvent(event) for event in log.events if event["log_level"].name == "warn"]
+
+
+async def answer(node: RedisDirectory) -> object:
+    """What a node says to a claim for another owner, as soon as it can say anything."""
+    while True:
+        try:
+            return await node.claim(KEY, "you", not_lost)
+        except Away:
+            await turns(5)
 
 
 @pytest.fixture
@@ -95,9 +105,8 @@ async def test_the_lease_is_deleted(own_world: RedisWorld) -> None:
     own_world.server.cli("FLUSHALL")
     await until(lambda: claim.number > number)
     await until(lambda: claim.is_good)
-    await until(lambda: not a.why_away and not b.why_away)
     with pytest.raises(Taken):
-        await b.claim(KEY, "you", not_lost)
+        await answer(b)
 
 
 @ensureDeferred
@@ -485,3 +494,35 @@ def test_tls_in_a_server_that_has_left_it_out(short_path: Path, tmp_path: Path) 
 async def test_tls_where_there_is_none(failover: Failover, started: Any) -> None:
     node = started(replace(failover.url(failover.ports[0]), kind="rediss"), HASTY)
     await until(lambda: node.why_away.endswith("it does not answer; does it speak TLS at that port?"))
+
+
+@ensureDeferred
+async def test_the_user_of_the_documents(own_redis: RedisServer, short_path: Path) -> None:
+    """The ACL that docs/cluster.rst prints is enough for a node, and not for more."""
+    own_redis.start()
+    line = " ".join(block("cluster.rst", "user rtunnel").split()).replace("PASSWORD", "right")
+    _, name, *rules = line.split()
+    assert own_redis.cli("ACL", "SETUSER", name, *rules).strip() == "OK"
+    url = ClusterUrl("redis+unix", (), str(own_redis.socket), user=name, password="right")
+    a, b = RedisDirectory(reactor, url, LONG), RedisDirectory(reactor, url, LONG)
+    heard: list[object] = []
+    b.listen("x", lambda sender, message: heard.append(message))
+    for each in (a, b):
+        each.announce({"at": 1})
+        each.startService()
+    await until(lambda: not a.why_away and not b.why_away, a.why_away)
+    claim = await a.claim(KEY, "me", not_lost)
+    with pytest.raises(Taken):
+        await b.claim(KEY, "you", not_lost)
+    assert await b.find(KEY) == (a.node,)
+    assert (await a.tally("x", 1), await a.tally("x", 0), await a.agree("x", "1")) == (1, 0, "1")
+    assert await a.send(b.node, "x", {"text": "hello"})
+    await until(lambda: heard and a.nodes)
+    a.release(claim)
+    await claimed(b, KEY, "you")
+    await a.stopService()
+    await b.stopService()
+    nobody = RedisDirectory(reactor, replace(url, prefix="another:"), LONG)
+    nobody.startService()
+    await until(lambda: "the user of --cluster may not do what is needed" in nobody.why_away)
+    await nobody.stopService()
