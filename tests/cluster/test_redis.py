@@ -185,6 +185,21 @@ async def test_memory_is_used_up(own_world: RedisWorld, log: TestLog) -> None:
     assert not lines(log)
 
 
+@ensureDeferred
+async def test_a_master_without_replicas(own_world: RedisWorld) -> None:
+    """As docs/cluster.rst advises: a master that was cut off from its replicas renews no lease."""
+    a = await own_world.node()
+    claim = await a.claim(KEY, "me", not_lost)
+    own_world.server.cli("CONFIG", "SET", "min-replicas-to-write", "1")
+    await until(lambda: "it has fewer replicas than min-replicas-to-write asks for" in a.why_away)
+    until_then = a._sure_until
+    await turns(100)
+    assert a._sure_until == until_then
+    own_world.server.cli("CONFIG", "SET", "min-replicas-to-write", "0")
+    await until(lambda: not a.why_away)
+    assert claim.is_good
+
+
 @pytest.mark.parametrize(
     ("password", "why"),
     [
