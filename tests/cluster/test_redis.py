@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -254,6 +255,12 @@ async def test_odd_things_in_redis(own_world: RedisWorld, log: TestLog) -> None:
     server.cli("HSET", f"{prefix}key:odd", f"@{b.node}", "")
     with pytest.raises(Taken):
         await a.claim("odd", "me", not_lost)
+    server.cli("HSET", f"{prefix}key:odd", "owner", "me", "number", "many")
+    assert (await a.claim("odd", "me", not_lost)).number == 0
+    server.cli("SADD", f"{prefix}nodes", "string", "binary")
+    server.cli("SET", f"{prefix}node:string", "1")
+    server.cli("HSET", f"{prefix}node:binary", "about", os.fsdecode(b"\xff"))
+    await until(lambda: {"string", "binary", b.node} <= set(a.nodes))
     server.cli("HSET", f"{prefix}node:{b.node}", "about", "{[")
     await until(lambda: any("says about itself what cannot be read" in line for line in lines(log)))
     channel = f"{prefix}to:{a.node}:x"
