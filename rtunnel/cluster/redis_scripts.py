@@ -89,7 +89,8 @@ for _, node in ipairs(nodes) do
         for _, name in ipairs(redis.call('SPOP', held(node), 200)) do let_go(node, name) end
         if redis.call('EXISTS', held(node)) == 0 then redis.call('SREM', prefix .. 'nodes', node) end
     elseif node ~= me then
-        there[#there + 1] = {node, redis.call('HGET', lease(node), 'about') or ''}
+        local about = redis.pcall('HGET', lease(node), 'about')
+        there[#there + 1] = {node, type(about) == 'string' and about or ''}
     end
 end
 local text = cjson.encode({nodes = there})
@@ -134,7 +135,7 @@ for i = 4, #ARGV, 2 do
             redis.call('HSET', prefix .. name, 'owner', owner, 'number', record.number)
         end
         redis.call('HSET', prefix .. name, '@' .. me, '')
-        answers[#answers + 1] = record.number or '0'
+        answers[#answers + 1] = string.format('%.0f', tonumber(record.number) or 0)
     end
 end
 return cjson.encode({answers = answers})

@@ -47,7 +47,7 @@ def parsed(reply: bytes, name: str, count: int | None = None) -> Sequence[Any]:
     :raises Away: there is no such list.
     """
     try:
-        found = json.loads(reply)[name]
+        found = json.loads(str(reply, "utf-8", "replace"))[name]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Away("a script returned something odd") from None
     # An empty list in Lua is an empty table.

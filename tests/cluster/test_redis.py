@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.cluster.times import Times
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.world import LONG, RedisWorld, claimed, not_lost
+from tests.documents import block
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.process.harness import Process, clean_environment
@@ -38,6 +40,15 @@ HASTY = replace(LONG, reply=0.2)
 def lines(log: TestLog) -> list[str]:
     """What the directories have logged as warnings."""
     return [formatEvent(event) for event in log.events if event["log_level"].name == "warn"]
+
+
+async def answer(node: RedisDirectory) -> object:
+    """What a node says to a claim for another owner, as soon as it can say anything."""
+    while True:
+        try:
+            return await node.claim(KEY, "you", not_lost)
+        except Away:
+            await turns(5)
 
 
 @pytest.fixture
@@ -95,9 +106,8 @@ async def test_the_lease_is_deleted(own_world: RedisWorld) -> None:
     own_world.server.cli("FLUSHALL")
     await until(lambda: claim.number > number)
     await until(lambda: claim.is_good)
-    await until(lambda: not a.why_away and not b.why_away)
     with pytest.raises(Taken):
-        await b.claim(KEY, "you", not_lost)
+        await answer(b)
 
 
 @ensureDeferred
@@ -176,6 +186,21 @@ async def test_memory_is_used_up(own_world: RedisWorld, log: TestLog) -> None:
     assert not lines(log)
 
 
+@ensureDeferred
+async def test_a_master_without_replicas(own_world: RedisWorld) -> None:
+    """As docs/cluster.rst advises: a master that was cut off from its replicas renews no lease."""
+    a = await own_world.node()
+    claim = await a.claim(KEY, "me", not_lost)
+    own_world.server.cli("CONFIG", "SET", "min-replicas-to-write", "1")
+    await until(lambda: "it has fewer replicas than min-replicas-to-write asks for" in a.why_away)
+    until_then = a._sure_until
+    await turns(100)
+    assert a._sure_until == until_then
+    own_world.server.cli("CONFIG", "SET", "min-replicas-to-write", "0")
+    await until(lambda: not a.why_away)
+    assert claim.is_good
+
+
 @pytest.mark.parametrize(
     ("password", "why"),
     [
@@ -230,6 +255,12 @@ async def test_odd_things_in_redis(own_world: RedisWorld, log: TestLog) -> None:
     server.cli("HSET", f"{prefix}key:odd", f"@{b.node}", "")
     with pytest.raises(Taken):
         await a.claim("odd", "me", not_lost)
+    server.cli("HSET", f"{prefix}key:odd", "owner", "me", "number", "many")
+    assert (await a.claim("odd", "me", not_lost)).number == 0
+    server.cli("SADD", f"{prefix}nodes", "string", "binary")
+    server.cli("SET", f"{prefix}node:string", "1")
+    server.cli("HSET", f"{prefix}node:binary", "about", os.fsdecode(b"\xff"))
+    await until(lambda: {"string", "binary", b.node} <= set(a.nodes))
     server.cli("HSET", f"{prefix}node:{b.node}", "about", "{[")
     await until(lambda: any("says about itself what cannot be read" in line for line in lines(log)))
     channel = f"{prefix}to:{a.node}:x"
@@ -485,3 +516,35 @@ def test_tls_in_a_server_that_has_left_it_out(short_path: Path, tmp_path: Path) 
 async def test_tls_where_there_is_none(failover: Failover, started: Any) -> None:
     node = started(replace(failover.url(failover.ports[0]), kind="rediss"), HASTY)
     await until(lambda: node.why_away.endswith("it does not answer; does it speak TLS at that port?"))
+
+
+@ensureDeferred
+async def test_the_user_of_the_documents(own_redis: RedisServer, short_path: Path) -> None:
+    """The ACL that docs/cluster.rst prints is enough for a node, and not for more."""
+    own_redis.start()
+    line = " ".join(block("cluster.rst", "user rtunnel").split()).replace("PASSWORD", "right")
+    _, name, *rules = line.split()
+    assert own_redis.cli("ACL", "SETUSER", name, *rules).strip() == "OK"
+    url = ClusterUrl("redis+unix", (), str(own_redis.socket), user=name, password="right")
+    a, b = RedisDirectory(reactor, url, LONG), RedisDirectory(reactor, url, LONG)
+    heard: list[object] = []
+    b.listen("x", lambda sender, message: heard.append(message))
+    for each in (a, b):
+        each.announce({"at": 1})
+        each.startService()
+    await until(lambda: not a.why_away and not b.why_away, a.why_away)
+    claim = await a.claim(KEY, "me", not_lost)
+    with pytest.raises(Taken):
+        await b.claim(KEY, "you", not_lost)
+    assert await b.find(KEY) == (a.node,)
+    assert (await a.tally("x", 1), await a.tally("x", 0), await a.agree("x", "1")) == (1, 0, "1")
+    assert await a.send(b.node, "x", {"text": "hello"})
+    await until(lambda: heard and a.nodes)
+    a.release(claim)
+    await claimed(b, KEY, "you")
+    await a.stopService()
+    await b.stopService()
+    nobody = RedisDirectory(reactor, replace(url, prefix="another:"), LONG)
+    nobody.startService()
+    await until(lambda: "the user of --cluster may not do what is needed" in nobody.why_away)
+    await nobody.stopService()
