@@ -36,8 +36,8 @@ from rtunnel.upkeep.token_bucket import KeyedBuckets
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Signal, decode_signal, is_id
 
-#: The kind of the directory's messages.
-KIND = "signal"
+#: What a node says that it is, and the kind of the directory's messages.
+KIND, MESSAGES = "rtc-signal", "signal"
 #: Bytes of one sender, and of all, that may wait on their way to other nodes.
 MAX_UNSENT, MAX_ALL_UNSENT = 512 * 1024, 16 * 1024 * 1024
 #: Bytes from one node that may wait until the directory has said who is there.
@@ -87,8 +87,8 @@ class Crossing:
         self.remotes = Remotes(self._build, switchboard.tell_gone)
         self.claims = Claims(clock, directory, switchboard, self._send, self._start, settings, self.remotes.remove)
         self.claim, self.took_over, self.answer = self.claims.claim, self.claims.took_over, self.claims.answer
-        directory.announce({"does": KIND})
-        directory.listen(KIND, self._heard)
+        directory.announce({"kind": KIND})
+        directory.listen(MESSAGES, self._heard)
         directory.watch(self._nodes_changed)
 
     @property
@@ -99,7 +99,7 @@ class Crossing:
     @property
     def _others(self) -> list[str]:
         # Servers of the reverse tunnel may share the directory.
-        return [node for node, about in self._directory.nodes.items() if about.get("does") == KIND]
+        return [node for node, about in self._directory.nodes.items() if about.get("kind") == KIND]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         running = Deferred.fromCoroutine(work)
@@ -123,7 +123,7 @@ class Crossing:
     # To other nodes
 
     async def _send(self, node: str, message: Mapping[str, Any]) -> bool:
-        return await self._directory.send(node, KIND, message)
+        return await self._directory.send(node, MESSAGES, message)
 
     def pass_on(self, party: Party, signal: Signal, text: bytes) -> None:
         """See :class:`~rtunnel.rtc.signaling.party.Others`."""
