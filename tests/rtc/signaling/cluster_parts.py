@@ -12,7 +12,7 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.cluster.interface import Claim
 from rtunnel.cluster.memory import MemoryDirectory, Shared
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signaling.crossing import KIND, Crossing
+from rtunnel.rtc.signaling.crossing import MESSAGES, Crossing
 from rtunnel.rtc.signaling.party import State
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.rtc.signaling.switchboard_parts import SDP, Board, FakeLine
@@ -83,7 +83,7 @@ class Node(Board):
 
     def whisper(self, to: Node, /, **message: Any) -> None:
         """Send a message that no honest node sends."""
-        to.directory._listeners[KIND](self.name, message)
+        to.directory._listeners[MESSAGES](self.name, message)
         self.cluster.turn()
 
 
