@@ -82,6 +82,10 @@ class ServerSettings(EndSettings):
     :ivar http_listen: where HTTP requests arrive, which are routed by host name; None: nowhere.
     :ivar trusted_proxies: networks of proxies whose word counts about whose request it is that they pass on.
     :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
+    :ivar cluster_advertise: where other nodes of the cluster reach the control port, ``host:port``; empty: where it
+        listens or, if that is everywhere, at this machine's name.
+    :ivar cluster_ports: at which nodes of the cluster ports of their own are open: ``all``, or only the ``holder``,
+        to which the client has its link.
     """
 
     control_listen: ListenAddress
@@ -100,6 +104,8 @@ class ServerSettings(EndSettings):
     http_listen: ListenAddress | None = None
     https_listen: ListenAddress | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cluster_advertise: str = ""
+    cluster_ports: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class ServerLink(Link):
         if messages.RULES in self.capabilities:
             self._handlers[frames.STATE] = self._receive_state
 
+    def bear(self, limits: LinkLimits) -> None:
+        """Let the other end, which turns out to be no client, have so many tunnels and streams from now on."""
+        self.limits = limits
+        self._most_answers = MAX_ANSWER * limits.max_tunnels
+
     def send_tickets(self, first: int, count: int, expires: float) -> None:
         """Ask the client for *count* data connections.
 

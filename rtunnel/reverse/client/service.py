@@ -197,9 +197,12 @@ class LinkService(HeldConnection[ClientSession]):
 
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
+        return self._new_session(ClientSession)
+
+    def _new_session(self, kind: type[ClientSession]) -> ClientSession:
         self.wanted.begin_link()
         link = ClientLink(self._hello, self.settings.limits, self.reactor.seconds())
-        return ClientSession(self.settings, link, self.reactor, self._visitors, self, self.wanted)
+        return kind(self.settings, link, self.reactor, self._visitors, self, self.wanted)
 
     def _may_stay(self, session: ClientSession) -> bool:
         self.look_at_files()

@@ -6,11 +6,13 @@ one that went can be taken for one of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.reverse.client.tls_hosts import Check, TlsHosts
@@ -51,7 +53,11 @@ class Wanted:
     :ivar account: counts what visitors send and get.
     :ivar request: what the server is asked for.
     :ivar is_gone: it is wanted no longer.
+    :ivar cross: takes a visitor, by his address, where there is no service to be dialled; returns a connected socket,
+        or None if he cannot be taken. None: there is a service.
     """
+
+    cross: Callable[[str], socket.socket | None] | None = None
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -88,6 +94,10 @@ class Wanted:
         self.tls: Host | None = check[1] if check is not None and settings.ends_tls else None
         self.account = account
         self.request = request_of(settings)
+
+    def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
+        """Return where a visitor is taken who comes by the link."""
+        return self.endpoint
 
 
 class WantedTunnels:

@@ -1,0 +1,136 @@
+"""A visitor comes to one node, and his client has its link to another."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pytest_twisted import ensureDeferred
+
+from tests.ports import free_port
+from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
+from tests.reverse.net import BOTH_PLANES, HOST, Peer, until
+from tests.reverse.world import World
+
+MUCH = 10_000_000
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_visitor_of_a_port_at_the_other_node(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    visitor.half_close()
+    await visitor.ends()
+    assert bytes(visitor.received) == b"hello"
+    assert not visitor.was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_much_in_both_directions(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    data = bytes(range(256)) * (MUCH // 256)
+    visitor = await world.visitor(port, to=HOSTS[1], keep=False)
+    visitor.send(data)
+    visitor.half_close()
+    await visitor.ends()
+    assert visitor.sha.digest() == hashlib.sha256(data).digest()
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_his_address_is_kept(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}", proxy_protocol="v1")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, source="127.0.0.9", to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received.endswith(b"\r\nx"))
+    source = visitor.transport.getHost()
+    assert service.peers[0].received.startswith(b"PROXY TCP4 127.0.0.9 127.0.0.1 %d %d" % (source.port, port))
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_service_that_breaks_off_is_a_reset_for_him(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received)
+    service.peers[0].send(b"a part")
+    await until(lambda: visitor.received)
+    service.peers[0].abort()
+    await visitor.ends()
+    assert visitor.was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_visitor_who_breaks_off_is_a_reset_for_the_service(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received)
+    visitor.abort()
+    await service.peers[0].ends()
+    assert service.peers[0].was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_request_for_a_host_name(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+
+    def build() -> Peer:
+        peer = Peer()
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        peer.on_data = lambda _data: peer.send(answer) if b"\r\n\r\n" in peer.received else None
+        return peer
+
+    service = await world.service(build)
+    cluster.client(first, f"http:app.example.org={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(http_port(second), to=HOSTS[1])
+    visitor.send(b"GET / HTTP/1.1\r\nHost: app.example.org\r\n\r\n")
+    await until(lambda: visitor.received.endswith(b"ok"), "an answer")
+    assert visitor.received.startswith(b"HTTP/1.1 200 ")
+
+
+@ensureDeferred
+async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
+    cluster = Cluster(world, 3)
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(cluster.nodes[0], f"tcp:{port}={HOST}:{echo.port}")
+    for node in cluster.nodes:
+        await cluster.serves(node)
+    await client.stopService()
+    for node in cluster.nodes:
+        await cluster.serves(node, 0)
