@@ -112,7 +112,6 @@ class MemoryDirectory(Service):
     def startService(self) -> None:
         """Make the node known."""
         super().startService()
-        self._shared._members[self.node] = self
         self.renew()
         if self.is_cluster:
             self._renewals.start(RENEW_EVERY)
@@ -148,6 +147,7 @@ class MemoryDirectory(Service):
         if self.why_away:
             return
         now = self._clock.seconds()
+        self._shared._members[self.node] = self  # others may have taken it for gone
         for claim in list(self._claims.values()):
             if self._shared.holds(claim.key, claim.owner, claim.number, self.node):
                 continue

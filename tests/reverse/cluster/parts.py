@@ -46,14 +46,15 @@ class Cluster:
         await until(lambda: all(len(node.nodes.sessions) == count for node in self.nodes), "links between the nodes")
         await until(lambda: len({node.hello.session for node in self.nodes}) == 1, "one session")
 
-    def client(self, node: TunnelServer, *services: str, proxy_protocol: str = "", **more: Any) -> Any:
+    def client(self, node: TunnelServer, *services: str, **more: Any) -> Any:
         """A client of *node*, with services as operators publish them."""
+        own = {key: more.pop(key) for key in ("proxy_protocol", "rules") if key in more}
         more.setdefault("reconnect_min", 0.05)
         more.setdefault("reconnect_max", 0.2)
         more.setdefault("data_plane", self.world.plane)
         more.setdefault("drain", 5.0)
         more.setdefault("check_services", False)
-        tunnels = tuple(replace(each, proxy_protocol=proxy_protocol) for one in services for each in published(one))
+        tunnels = tuple(replace(each, **own) for one in services for each in published(one))
         where = DialAddress.parse(node.control.local_address)
         return self.world.start(TunnelClient(reactor, ClientSettings(where, tunnels, **more)))
 
