@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pytest_twisted import ensureDeferred
+from twisted.internet.protocol import DatagramProtocol
 
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
-from tests.reverse.net import BOTH_PLANES, HOST, Peer, until
-from tests.reverse.world import World
+from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
+from tests.reverse.world import World, port_of
+from tests.wire.web.hellos import by_python
 
 MUCH = 10_000_000
 
@@ -134,3 +137,84 @@ async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
     await client.stopService()
     for node in cluster.nodes:
         await cluster.serves(node, 0)
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_tls_for_a_host_name(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service = await world.service()
+    cluster.client(first, f"https:app.example.org={HOST}:{service.port}")
+    await cluster.serves(second)
+    hello = by_python("app.example.org")
+    visitor = await world.visitor(port_of(second.named.listeners["https"]), to=HOSTS[1])
+    visitor.send(hello)
+    await until(lambda: service.peers and service.peers[0].received, "a ClientHello at the service")
+    assert bytes(service.peers[0].received) == hello
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_the_shared_port(world: World) -> None:
+    cluster = Cluster(world, shared=True)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo = await world.echo()
+    for _ in range(2):
+        cluster.client(first, f"tcp:0={HOST}:{echo.port}")
+    await cluster.serves(second, 2)
+    assert second.shared is not None
+    visitor = await world.visitor(port_of(second.shared), to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+
+
+@ensureDeferred
+async def test_datagrams(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service = UdpEcho()
+    listening = reactor.listenUDP(0, service, interface=HOST)
+    port = free_port()
+    cluster.client(first, f"udp:{port}={HOST}:{listening.getHost().port}")
+    await cluster.serves(second)
+    visitor = UdpEcho(echoes=False)
+    sending = reactor.listenUDP(0, visitor, interface=HOST)
+    for _ in range(100):
+        visitor.transport.write(b"hello", (HOSTS[1], port))
+        if visitor.received:
+            break
+        await turns()
+    assert visitor.received[0] == b"hello"
+    await listening.stopListening()
+    await sending.stopListening()
+
+
+@ensureDeferred
+async def test_ports_of_their_own_only_where_the_client_is(world: World) -> None:
+    cluster = Cluster(world, cluster_ports="holder")
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", f"https:app.example.org={HOST}:{echo.port}")
+    await cluster.serves(first, 2)
+    await cluster.serves(second)
+    assert [str(group.public) for group in second.names.groups] == ["https://app.example.org"]
+    # Nobody else may have the port all the same.
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await world.logged("refused by the server")
+
+
+class UdpEcho(DatagramProtocol):
+    def __init__(self, *, echoes: bool = True) -> None:
+        self.received: list[bytes] = []
+        self._echoes = echoes
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.received.append(datagram)
+        if self._echoes:
+            self.transport.write(datagram, addr)
