@@ -61,6 +61,7 @@ class Nodes(MultiService):
 
     :ivar carried: what is published at the other nodes.
     :ivar sessions: the links of other nodes to this one.
+    :raises ConfigError: this node's certificate is not good for links to other nodes.
     """
 
     log = Logger()
@@ -79,6 +80,7 @@ class Nodes(MultiService):
         self._next = 1
         self._has_agreed = self._is_agreeing = False
         if directory.is_cluster:
+            _check_certificate(server.settings)
             directory.watch(self._changed)
             directory.listen(INTRODUCE, self._heard_introduction)
             directory.listen(INTRODUCED, self._heard_answer)
@@ -251,3 +253,19 @@ class Nodes(MultiService):
     def streams(self) -> int:
         """How many visitors cross to this node."""
         return sum(link.streams for link in self._links.values())
+
+
+def _check_certificate(settings: ServerSettings) -> None:
+    if settings.tls is None:
+        return
+    from rtunnel.tls.credentials import Credentials
+    from rtunnel.tls.policy import Role
+
+    try:
+        Credentials(settings.tls, Role.CLIENT)
+    except ConfigError as error:
+        text = (
+            f"a server of a cluster connects to the others with its own certificate: {error}. One that 'rtunnel pki' makes "
+            "now is good for that: 'rtunnel pki renew server' replaces an older one"
+        )
+        raise ConfigError(text) from None
