@@ -46,11 +46,13 @@ class Behalf:
     :ivar owner: who holds the place, under a name that is the same on all nodes.
     :ivar client: the client's name, to which operators give rights; empty if unknown.
     :ivar number: the fencing number of the claim by which it holds the place; 0: there is none.
+    :ivar link: by which its link is known at all nodes, so that another node knows where it is; empty: it cannot move.
     """
 
     owner: str
     client: str = ""
     number: int = 0
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,12 @@ def encode_init(request: TunnelRequest) -> bytes:
     second = dict(request.rules) | ({_ONLY_CHECK: True} if request.only_check else {})
     if request.behalf is not None:
         behalf = request.behalf
-        second[_ON_BEHALF] = {"owner": behalf.owner, "client": behalf.client, "number": behalf.number}
+        second[_ON_BEHALF] = {
+            "owner": behalf.owner,
+            "client": behalf.client,
+            "number": behalf.number,
+            "link": behalf.link,
+        }
     line = f"\n{json.dumps(second, separators=(',', ':'))}" if second else ""
     local = request.local.replace("\n", "?")
     return f"{what}:{local}{line}".encode("ascii", "replace")
@@ -148,8 +155,9 @@ def _split_rules(local: str) -> tuple[str, dict[str, object], bool, Behalf | Non
 def _read_behalf(value: object) -> Behalf:
     fields = value if isinstance(value, dict) else {}
     owner, client, number = fields.get("owner"), fields.get("client", ""), fields.get("number", 0)
-    are_texts = all(isinstance(each, str) and len(each) <= _MOST_BEHALF for each in (owner, client))
+    link = fields.get("link", "")
+    are_texts = all(isinstance(each, str) and len(each) <= _MOST_BEHALF for each in (owner, client, link))
     is_number = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**62
     if not are_texts or not owner or not is_number:
         raise ValueError(f"INIT has something else than an owner in {_ON_BEHALF!r}")
-    return Behalf(str(owner), str(client), number)
+    return Behalf(str(owner), str(client), number, str(link))

@@ -45,6 +45,14 @@ def owner_of(backend: Backend) -> str:
     return f"client {_hash(name.partition('+')[0], proof)}"
 
 
+def link_of(known_as: tuple[str, str]) -> str:
+    """Return under which name other nodes hear of a client's link.
+
+    :param known_as: by what the client is known when it is back.
+    """
+    return _hash(*known_as)
+
+
 def _hash(*parts: str) -> str:
     return sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 

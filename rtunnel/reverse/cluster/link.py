@@ -17,6 +17,7 @@ from rtunnel.reverse.client.service import LinkService
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tunnel import Tunnel
 from rtunnel.reverse.client.wanted import Wanted
+from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.reverse.cluster.crossing import CrossingEndpoint, cross
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
@@ -70,7 +71,9 @@ class Carried(Wanted):
         self.address = None
         self._reactor = reactor
         self.cross = self._cross = partial(cross, backend, visitors, reactor)
-        behalf = Behalf(backend.party, backend.client_name, backend.number_of_claim)
+        known_as = backend.session.known_as
+        link = "" if known_as is None else link_of(known_as)
+        behalf = Behalf(backend.party, backend.client_name, backend.number_of_claim, link)
         local = f"client {backend.session.peer_name}"
         self.request = TunnelRequest(
             public.port or 0,
@@ -133,6 +136,7 @@ class INodes(Protocol):
     carried: dict[Backend, Carried]
 
     async def introduce(self, node: str) -> str: ...
+    def stream_ended(self) -> None: ...
 
 
 class NodeLink(LinkService):
@@ -168,7 +172,9 @@ class NodeLink(LinkService):
 
     def build_session(self) -> ClientSession:
         """See :class:`LinkService`."""
-        return self._new_session(NodeSession)
+        session = self._new_session(NodeSession)
+        session.link.on_stream_count = lambda _change: self._nodes.stream_ended()
+        return session
 
     async def dial(self) -> ClientSession:
         """See :class:`HeldConnection`. Before it is dialled, the other node is told who comes.

@@ -54,6 +54,7 @@ class IServer(Protocol):
 
     @property
     def control(self) -> Any: ...
+    def stream_ended(self) -> None: ...
 
 
 class Nodes(MultiService):
@@ -212,6 +213,14 @@ class Nodes(MultiService):
         """Whether a node is there."""
         return node in self._directory.nodes
 
+    def has_client(self, link: str) -> bool:
+        """Whether a client's link is known to be at another node; see :func:`link_of`."""
+        return any(
+            backend.behalf is not None and backend.behalf.link == link
+            for session in self.sessions
+            for backend in session.backends.values()
+        )
+
     # What is published at the others
 
     def publish(self, backend: Backend) -> None:
@@ -249,6 +258,10 @@ class Nodes(MultiService):
             if isinstance(link.session, NodeSession):
                 yield link.session
 
+    def stream_ended(self) -> None:
+        """Take note that :attr:`streams` may be less than before."""
+        self._server.stream_ended()
+
     @property
     def streams(self) -> int:
         """How many visitors cross to this node."""
@@ -265,7 +278,7 @@ def _check_certificate(settings: ServerSettings) -> None:
         Credentials(settings.tls, Role.CLIENT)
     except ConfigError as error:
         text = (
-            f"a server of a cluster connects to the others with its own certificate: {error}. One that 'rtunnel pki' makes "
-            "now is good for that: 'rtunnel pki renew server' replaces an older one"
+            f"a server of a cluster connects to the others with its own certificate: {error}. "
+            "'rtunnel pki renew server' replaces one that 'rtunnel pki' has made before"
         )
         raise ConfigError(text) from None

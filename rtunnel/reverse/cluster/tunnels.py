@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ from rtunnel.access.rules import read_rules
 from rtunnel.cluster.interface import IDirectory
 from rtunnel.cluster.memory import MemoryDirectory
 from rtunnel.errors import Code, ConfigError, Refused
-from rtunnel.reverse.cluster.claims import Claims, owner_of
+from rtunnel.reverse.carriers.data_connections import DataPool
+from rtunnel.reverse.carriers.kept import KeptConnections
+from rtunnel.reverse.cluster.claims import Claims, link_of, owner_of
+from rtunnel.reverse.cluster.leaving import let_go_of_clients
 from rtunnel.reverse.cluster.nodes import Nodes
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.metering.metering import Metering
@@ -38,6 +42,7 @@ class PublishingServer(DrainingService):
     :param directory: of the cluster; None: this server is alone.
     :ivar claims: the places that its clients hold.
     :ivar nodes: the other servers.
+    :ivar let_go: awaited once nobody new comes, when the server stops.
     """
 
     admission: Admission
@@ -49,6 +54,7 @@ class PublishingServer(DrainingService):
     shared_port: SharedPort
     shared_backends: Group
     control: Listener
+    kept: KeptConnections[DataPool]
     hello: Hello
     _stopping: bool
 
@@ -60,6 +66,7 @@ class PublishingServer(DrainingService):
         self.directory: IDirectory = own
         self.claims = Claims(self.directory)
         self.nodes = Nodes(reactor, self, self.directory)
+        self.let_go: Callable[[], Awaitable[None]] | None = self._let_go if self.directory.is_cluster else None
 
     @property
     def shared(self) -> Listener | None:
@@ -68,6 +75,15 @@ class PublishingServer(DrainingService):
 
     def _may_stay(self, session: Any) -> bool:
         raise NotImplementedError
+
+    async def _let_go(self) -> None:
+        """Let clients go on at other nodes, if this one has time to wait for their streams."""
+        if self.may_wait and self.nodes.links:
+            await let_go_of_clients(self, "this node of the cluster is going down")
+
+    def _is_elsewhere(self, session: Any) -> bool:
+        """Whether the client of a lost link has one to another node."""
+        return session.known_as is not None and self.nodes.has_client(link_of(session.known_as))
 
     @property
     def links(self) -> list[ServerSession]:

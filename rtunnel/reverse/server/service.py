@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,6 @@ class TunnelServer(PublishingServer):
 
     :param reactor: provides TCP, time and name resolution.
     :param directory: of the cluster; None: this server is alone.
-    :ivar let_go: awaited once nobody new comes, when the server stops.
     """
 
     log = Logger()
@@ -90,7 +89,9 @@ class TunnelServer(PublishingServer):
         self.pool_size = settings.pool if settings.plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
+        self.kept: KeptConnections[DataPool] = KeptConnections(
+            reactor, settings.limits.dead_after, self._may_stay, self._is_elsewhere
+        )
         self.log_limiter = LogLimiter(self.log, reactor)
         self.metering = Metering(self, settings.state_dir)
         self.metering.setServiceParent(self)
@@ -117,7 +118,6 @@ class TunnelServer(PublishingServer):
         self.tls = self.door.build_tls(reactor, settings, self.sessions.has_link_from)
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
-        self.let_go: Callable[[], Awaitable[None]] | None = None
         self.guard = Guard(reactor, self, self.tls)
         self.guard.setServiceParent(self)
         if self.shared is not None:
@@ -303,7 +303,11 @@ class TunnelServer(PublishingServer):
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        return len(self.kept) + sum(len(each.link.streams) + each.link.direct_streams for each in self.links)
+        return (
+            self.nodes.streams
+            + len(self.kept)
+            + sum(len(each.link.streams) + each.link.direct_streams for each in self.links)
+        )
 
     async def close_links(self) -> None:
         """Tell every client that the server is going down, and close its link."""

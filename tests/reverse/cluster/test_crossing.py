@@ -210,6 +210,8 @@ async def test_ports_of_their_own_only_where_the_client_is(world: World) -> None
 
 
 class UdpEcho(DatagramProtocol):
+    transport: Any
+
     def __init__(self, *, echoes: bool = True) -> None:
         self.received: list[bytes] = []
         self._echoes = echoes

@@ -1,0 +1,84 @@
+"""A client goes from one node to another, and its streams on data connections go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+
+from rtunnel.addresses import DialAddress
+from rtunnel.wire.limits import LinkLimits
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.reverse.cluster.parts import HOSTS, Cluster
+from tests.reverse.net import HOST, until
+from tests.reverse.world import World
+
+
+def lead_to(client: Any, node: Any) -> None:
+    """Let the next link of *client* lead to *node*."""
+    where = DialAddress.parse(node.control.local_address)
+    client.link.use(replace(client.settings, server=where))
+
+
+@ensureDeferred
+async def test_streams_are_kept_as_long_as_the_client_is_elsewhere(world: World) -> None:
+    world.plane = "direct"
+    quick = LinkLimits(keepalive_interval=0.1, dead_after=1.5)
+    cluster = Cluster(world, 2, limits=quick)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", limits=LinkLimits(dead_after=PATIENCE))
+    await cluster.serves(second)
+    visitor = await world.visitor(port)
+    visitor.send(b"one")
+    await visitor.has(b"one")
+    lead_to(client, second)
+    await until(lambda: second.claims and not first.claims, "the client is at the other node")
+    await cluster.serves(first)
+    (kept,) = first.kept._kept.values()
+    kept.until = 0.0
+    first.kept._look()
+    visitor.send(b"two")
+    await visitor.has(b"onetwo")
+    # When it leaves the other node too, nobody waits any longer.
+    await client.stopService()
+    await cluster.serves(first, 0)
+    first.kept._look()
+    await visitor.ends()
+
+
+@ensureDeferred
+async def test_a_node_drains_while_its_visitors_go_on(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world, 2, drain=PATIENCE)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    own = await world.visitor(port)
+    crossing = await world.visitor(port, to=HOSTS[1])
+    for visitor in (own, crossing):
+        visitor.send(b"one")
+        await visitor.has(b"one")
+    # As a client does that knows several servers.
+    client.link.settings = replace(client.settings, server=DialAddress.parse(second.control.local_address))
+    stopped = first.stopService()
+    await until(lambda: second.claims, "the client is at the other node")
+    await cluster.serves(second)
+    for visitor in (own, crossing):
+        visitor.send(b"two")
+        await visitor.has(b"onetwo")
+    new = await world.visitor(port, to=HOSTS[1])
+    new.send(b"new")
+    await new.has(b"new")
+    assert not stopped.called
+    for visitor in (own, crossing):
+        visitor.half_close()
+        await visitor.ends()
+        assert not visitor.was_reset
+    await stopped
+    await until(lambda: not second.directory.nodes, "it has left the directory")
