@@ -7,6 +7,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.access.rules import Rules
 from rtunnel.cluster.interface import LEASE
+from rtunnel.control.server import look
 from rtunnel.errors import Code
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels
@@ -182,3 +183,29 @@ async def test_a_node_that_dies(world: World) -> None:
     visitor = await world.visitor(port, to=HOSTS[2])
     visitor.send(b"hello")
     await visitor.has(b"hello")
+
+
+@ensureDeferred
+async def test_status_shows_the_nodes_and_that_the_directory_is_away(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    found = look(first)
+    assert found["ready"]
+    assert not found["problems"]
+    assert not found["clients"]
+    (node,) = found["nodes"]
+    assert node["node"] == second.directory.node
+    assert node["address"] == second.control.local_address
+    cluster.shared.parted.add(first.directory.node)
+    assert "the directory of the cluster is away: it is parted from the others" in look(first)["problems"]
+    await until(lambda: not first.directory.is_sure, "the lease is over")
+    assert not look(first)["ready"]
+    cluster.shared.parted.clear()
+
+
+@ensureDeferred
+async def test_alone_it_says_nothing_of_nodes(world: World) -> None:
+    found = look(world.server())
+    assert found["ready"]
+    assert "nodes" not in found
