@@ -203,4 +203,4 @@ class ServerLink(Link):
         if self.tunnels.pop(number, None) is None:
             self._ignore("ERROR for a tunnel that does not exist", is_normal=True)
         else:
-            self._events.append(TunnelWithdrawn(number))
+            self._events.append(TunnelWithdrawn(number, error.code))

@@ -90,7 +90,7 @@ def test_names(steps: list[Any], hold: float) -> None:
     lobby = Lobby(
         Visitors(Descriptors(clock), Accounts(clock)), Memory(2**20, clock, log), None, LogLimiter(log, clock)
     )
-    names = HostNames(clock, lobby, Refusals(clock), Claims(MemoryDirectory(clock)))
+    names = HostNames(clock, lobby, Refusals(clock), Claims(clock, MemoryDirectory(clock)))
     sessions: list[Any] = [Session(number) for number in range(3)]
     there: list[Backend] = []
     for what, number, place, rules in steps:

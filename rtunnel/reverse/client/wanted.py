@@ -15,6 +15,7 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtunnel.access.rules import rules_as_json, without_requests
+from rtunnel.errors import Code
 from rtunnel.reverse.client.tls_hosts import Check, TlsHosts
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -55,9 +56,11 @@ class Wanted:
     :ivar is_gone: it is wanted no longer.
     :ivar cross: takes a visitor, by his address, where there is no service to be dialled; returns a connected socket,
         or None if he cannot be taken. None: there is a service.
+    :ivar why_gone: the code by which the server hears of that.
     """
 
     cross: Callable[[str], socket.socket | None] | None = None
+    why_gone: str = Code.SHUTTING_DOWN
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -8,13 +8,14 @@ place, and none is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from rtunnel.access.public import Public
@@ -22,6 +23,10 @@ from rtunnel.cluster.interface import Away, Claim, IDirectory, Taken
 from rtunnel.errors import Code, Refused
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.take_over import is_gone
+
+#: The message that asks another node whether its client of a key lives.
+LET_GO = "let-go"
 
 
 def key_of(public: Public) -> str:
@@ -62,12 +67,14 @@ class _Held:
     """What this node holds.
 
     :ivar asking: how many are about to join.
+    :ivar is_asked: another node has asked whether its client lives, and that is looked at.
     """
 
     claim: Claim
     owner: str
     groups: set[Group] = field(default_factory=set)
     asking: int = 0
+    is_asked: bool = False
 
     @property
     def is_used(self) -> bool:
@@ -82,8 +89,10 @@ class Claims:
 
     log = Logger()
 
-    def __init__(self, directory: IDirectory) -> None:
+    def __init__(self, reactor: Any, directory: IDirectory) -> None:
+        self._reactor = reactor
         self._directory = directory
+        directory.listen(LET_GO, self._heard_let_go)
         self._held: dict[str, _Held] = {}
         self._locks: dict[str, DeferredLock] = {}
         self.why_away = ""
@@ -128,6 +137,8 @@ class Claims:
         try:
             claim = await self._directory.claim(key, owner, partial(self._lost, key))
         except Taken as taken:
+            for node in taken.nodes:
+                self._send_let_go(node, key)
             raise self._in_use(public, str(taken)) from None
         except Away as away:
             self.is_away(str(away))
@@ -135,6 +146,35 @@ class Claims:
             raise Refused(Code.CLUSTER_AWAY, f"{public}: {text}", str(away)) from None
         self.is_away("")
         return claim
+
+    # What is held by a client that is gone
+
+    def _send_let_go(self, node: str, key: str) -> None:
+        """Ask another node whether its client of *key* lives. If not, *key* is free soon."""
+        sent = Deferred.fromCoroutine(self._directory.send(node, LET_GO, {"key": key}))
+        sent.addErrback(lambda failure: failure.trap(Away))
+
+    def _heard_let_go(self, _node: str, message: Mapping[str, object]) -> None:
+        held = self._held.get(str(message.get("key")))
+        if held is not None and not held.is_asked:
+            held.is_asked = True
+            asking = Deferred.fromCoroutine(self._let_go(held))
+            asking.addErrback(lambda failure: self.log.failure("whether a client lives", failure))
+
+    async def _let_go(self, held: _Held) -> None:
+        """Free what is held for clients that do not answer, or are only waited for."""
+        try:
+            members = [member for group in held.groups for member in group if not member.is_elsewhere]
+            for member in members:
+                if not await is_gone(self._reactor, member.session):
+                    return
+            for session in {member.session for member in members}:
+                session.lose("it does not answer, and a client of another node asks for what it has")
+            for group in list(held.groups):
+                if not len(group):
+                    group.end()
+        finally:
+            held.is_asked = False
 
     def is_away(self, why: str) -> None:
         """Take note of why the directory cannot be asked; empty: it can. Log that once."""

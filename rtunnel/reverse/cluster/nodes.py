@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
 from rtunnel.cluster.interface import Away, IDirectory
-from rtunnel.errors import ConfigError
+from rtunnel.errors import Code, ConfigError
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.cluster.claims import Claims
 from rtunnel.reverse.cluster.link import Carried, NodeLink, NodeSession
@@ -236,11 +236,15 @@ class Nodes(MultiService):
         self._next += 1
         self._tell_all()
 
-    def withdraw(self, backend: Backend) -> None:
-        """Undo :meth:`publish`."""
+    def withdraw(self, backend: Backend, *, is_lost: bool = False) -> None:
+        """Undo :meth:`publish`.
+
+        :param is_lost: its client is lost and may come back, so that visitors wait for it everywhere.
+        """
         carried = self.carried.pop(backend, None)
         if carried is not None:
             carried.is_gone = True
+            carried.why_gone = Code.CONNECTION_LOST if is_lost else Code.SHUTTING_DOWN
             self._tell_all()
 
     def _tell_all(self) -> None:

@@ -64,7 +64,7 @@ class PublishingServer(DrainingService):
         own: Any = MemoryDirectory(reactor) if directory is None else directory
         own.setServiceParent(self)
         self.directory: IDirectory = own
-        self.claims = Claims(self.directory)
+        self.claims = Claims(reactor, self.directory)
         self.nodes = Nodes(reactor, self, self.directory)
         self.let_go: Callable[[], Awaitable[None]] | None = self._let_go if self.directory.is_cluster else None
 
@@ -172,7 +172,7 @@ class PublishingServer(DrainingService):
 
         :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
         """
-        self.nodes.withdraw(backend)
+        self.nodes.withdraw(backend, is_lost=hold > 0)
         group, backend.public = backend.group, None
         if group is None:
             return None

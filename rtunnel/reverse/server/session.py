@@ -22,6 +22,7 @@ from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
 from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.settings import ServerSettings
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
@@ -40,6 +41,7 @@ class IServer(ICarryingServer, Protocol):
     """The part of the server that a session uses."""
 
     handshake_timeout: float
+    settings: ServerSettings
     nodes: Nodes
 
     def take_in(self, session: ServerSession) -> None: ...
@@ -312,7 +314,9 @@ class ServerSession(CarryingSession):
         backend = self.backends.pop(event.number, None)
         if backend is not None:
             place = backend.place
-            self._server.close_tunnel(backend)
+            # What a node says of a client that is lost there.
+            is_lost = self.node and event.code == Code.CONNECTION_LOST
+            self._server.close_tunnel(backend, self._server.settings.hold if is_lost else 0.0)
             self._info("client {peer}: {place} withdrawn", place=place)
 
     def _tunnel_state(self, event: events.TunnelState) -> None:

@@ -30,12 +30,12 @@ async def make_way(
         holder = backend.session
         if holder is claimant:
             raise refused
-        if not await _is_gone(reactor, holder):
+        if not await is_gone(reactor, holder):
             raise Refused(refused.code, refused.message, f"client {holder.peer_name}")
         holder.lose(f"it does not answer, and another client asks for {what}", f"client {claimant.peer_name}")
 
 
-async def _is_gone(reactor: Any, holder: ISession) -> bool:
+async def is_gone(reactor: Any, holder: ISession) -> bool:
     """Return whether *holder* does not answer a PING. A reference client cannot be asked: it lives."""
     if not holder.link.is_extended:
         return not holder.is_live

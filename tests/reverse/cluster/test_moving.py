@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import DialAddress
@@ -82,3 +83,43 @@ async def test_a_node_drains_while_its_visitors_go_on(world: World) -> None:
         assert not visitor.was_reset
     await stopped
     await until(lambda: not second.directory.nodes, "it has left the directory")
+
+
+@ensureDeferred
+async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world, hold=PATIENCE)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_min=0.3, reconnect_max=0.3)
+    await cluster.serves(second)
+    (session,) = first.sessions
+    session.transport.abortConnection()
+    await cluster.serves(second, 0)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    # When it leaves in good order, nobody waits.
+    await client.stopService()
+    await until(lambda: not first.ports.groups and not second.ports.groups, "the port is free at both nodes")
+
+
+@ensureDeferred
+async def test_a_client_that_does_not_answer_gives_way_to_one_at_another_node(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtunnel.reverse.server.take_over.TAKE_OVER_AFTER", 0.2)
+    cluster = Cluster(world, hold=PATIENCE, limits=LinkLimits(dead_after=PATIENCE))
+    first, second = cluster.nodes
+    await cluster.meets()
+    port = free_port()
+    await world.raw_extended(first, port)  # it answers no PING
+    await cluster.serves(second)
+    echo = await world.echo()
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await until(lambda: second.claims, "the other client has it")
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    assert world.lines("a client of another node asks for what it has")
