@@ -48,6 +48,15 @@ class PairedSocket(socket.socket):
             self._resets = struct.unpack("ii", value) == (1, 0)
         super().setsockopt(level, option, value, *more)
 
+    def moved(self) -> PairedSocket:
+        """Return another object in the place of this one, which has no socket afterwards."""
+        other, self.other = self.other, None
+        new = PairedSocket(fileno=self.detach())
+        new.other, new.is_broken_off = other, self.is_broken_off
+        if other is not None:
+            other.other = new
+        return new
+
     def close(self) -> None:
         """Close it; if that means a reset, tell the other end."""
         other, self.other = self.other, None

@@ -22,6 +22,7 @@ from rtunnel.reverse.cluster.crossing import CrossingEndpoint, cross
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.traffic.accounts import Accounts
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.limits import LinkLimits
@@ -135,6 +136,8 @@ class INodes(Protocol):
 
     carried: dict[Backend, Carried]
 
+    @property
+    def memory(self) -> Memory: ...
     async def introduce(self, node: str) -> str: ...
     def stream_ended(self) -> None: ...
 
@@ -168,6 +171,7 @@ class NodeLink(LinkService):
         self.node = node
         self.where = where
         self._nodes = nodes
+        self.memory = nodes.memory
         self.wanted: Any = _CarriedTunnels(nodes.carried)
 
     def build_session(self) -> ClientSession:

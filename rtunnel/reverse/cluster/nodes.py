@@ -22,12 +22,13 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
 from rtunnel.cluster.interface import Away, IDirectory
-from rtunnel.errors import Code, ConfigError
+from rtunnel.errors import Code, ConfigError, Refused
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.cluster.claims import Claims
 from rtunnel.reverse.cluster.link import Carried, NodeLink, NodeSession
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.settings import ServerSettings
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.messages import Hello
@@ -51,6 +52,7 @@ class IServer(Protocol):
     hello: Hello
     visitors: Visitors
     claims: Claims
+    memory: Memory
 
     @property
     def control(self) -> Any: ...
@@ -79,6 +81,7 @@ class Nodes(MultiService):
         self._introduced: dict[str, tuple[str, float]] = {}
         self._answers: dict[str, Deferred[None]] = {}
         self._next = 1
+        self._listens_at = ""
         self._has_agreed = self._is_agreeing = False
         if directory.is_cluster:
             _check_certificate(server.settings)
@@ -91,7 +94,6 @@ class Nodes(MultiService):
         """Tell the others where this node is."""
         super().startService()
         if self._directory.is_cluster:
-            self._directory.announce({"kind": KIND, "control": self._address()})
             self.look()
             self._changed()
 
@@ -108,6 +110,11 @@ class Nodes(MultiService):
         return f"{host}:{port}"
 
     @property
+    def memory(self) -> Memory:
+        """What the links of this server may hold."""
+        return self._server.memory
+
+    @property
     def links(self) -> list[NodeLink]:
         """The links to other nodes, whether they are up or not."""
         return list(self._links.values())
@@ -117,6 +124,9 @@ class Nodes(MultiService):
     def look(self) -> None:
         """See to what can only be done when the directory is there, and end links that are not needed any more."""
         self._server.claims.is_away(self._directory.why_away)
+        if self._listens_at != (listens_at := self._server.control.local_address):
+            self._listens_at = listens_at
+            self._directory.announce({"kind": KIND, "control": self._address()})
         now = self.reactor.seconds()
         self._introduced = {token: one for token, one in self._introduced.items() if one[1] > now}
         if not self._has_agreed and not self._is_agreeing:
@@ -142,11 +152,15 @@ class Nodes(MultiService):
         """Dial nodes that have come, and dial those no more that are gone."""
         if not self.running:
             return
+        for session in list(self.sessions):
+            if not self.knows(session.node):
+                self._revoke(session)
         nodes = {node: about for node, about in self._directory.nodes.items() if about.get("kind") == KIND}
         for node, link in list(self._links.items()):
-            if node not in nodes:
+            moved = node in nodes and str(nodes[node].get("control", "")) != str(link.where)
+            if node not in nodes or moved:
                 link.dial_no_more()
-                if not link.streams:
+                if moved or not link.streams:
                     self._drop(link)
             else:
                 link.dial_again()
@@ -161,6 +175,11 @@ class Nodes(MultiService):
                 continue
             self._links[node] = link
             link.setServiceParent(self)
+
+    def _revoke(self, session: Any) -> None:
+        """Send no more visitors to a node whose lease is over: others may have its places. It asks again."""
+        for backend in list(session.backends.values()):
+            session.revoke_tunnel(backend, unknown_node())
 
     def _drop(self, link: NodeLink) -> None:
         del self._links[link.node]
@@ -270,6 +289,11 @@ class Nodes(MultiService):
     def streams(self) -> int:
         """How many visitors cross to this node."""
         return sum(link.streams for link in self._links.values())
+
+
+def unknown_node() -> Refused:
+    """Return why a tunnel of a node is not served that is not in the directory."""
+    return Refused(Code.CLUSTER_AWAY, "the directory of the cluster does not know this node now")
 
 
 def _check_certificate(settings: ServerSettings) -> None:

@@ -16,7 +16,7 @@ from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.cluster.claims import Claims, link_of, owner_of
 from rtunnel.reverse.cluster.leaving import let_go_of_clients
-from rtunnel.reverse.cluster.nodes import Nodes
+from rtunnel.reverse.cluster.nodes import Nodes, unknown_node
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.server.granted import grant
@@ -28,6 +28,7 @@ from rtunnel.reverse.server.shared import SharedPort
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.messages import Hello
 from rtunnel.wire.tunnel_request import TunnelRequest
 
@@ -54,6 +55,7 @@ class PublishingServer(DrainingService):
     shared_port: SharedPort
     shared_backends: Group
     control: Listener
+    memory: Memory
     kept: KeptConnections[DataPool]
     hello: Hello
     _stopping: bool
@@ -97,7 +99,8 @@ class PublishingServer(DrainingService):
         """
         public = self._place_for(backend, request)
         grant(self.admission, backend)
-        backend.account = self.visitors.accounts.of(" ".join(backend.session.holder).strip(), str(public))
+        holder = "other nodes" if backend.is_elsewhere else " ".join(backend.session.holder).strip()
+        backend.account = self.visitors.accounts.of(holder, str(public))
         if public == SHARED:
             address = self.shared_port.open(backend)
         else:
@@ -129,6 +132,8 @@ class PublishingServer(DrainingService):
         backend.behalf = request.behalf
         if bool(backend.session.node) is (request.behalf is None):
             raise Refused(Code.BAD_REQUEST, "on behalf of others, nodes of the cluster ask, and nobody else")
+        if backend.is_elsewhere and not self.nodes.knows(backend.session.node):
+            raise unknown_node()
         backend.party = owner_of(backend)
         public = backend.asked
         has_own = public.port and backend.session.link.is_extended

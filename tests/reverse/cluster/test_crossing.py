@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import DatagramProtocol
 
+from rtunnel.relay.sockets import close_socket
+from rtunnel.reverse.cluster.crossing import pair
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
@@ -220,3 +223,40 @@ class UdpEcho(DatagramProtocol):
         self.received.append(datagram)
         if self._echoes:
             self.transport.write(datagram, addr)
+
+
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_the_end_of_a_pair(resets: bool, is_moved: bool) -> None:
+    near, far = pair()
+    if is_moved:
+        near = near.moved()
+    near.send(b"x")
+    close_socket(near, reset=resets)
+    assert far.recv(10) == b"x"
+    assert not far.recv(10)
+    assert far.is_broken_off == resets
+    far.close()
+
+
+@ensureDeferred
+async def test_a_visitor_who_moves_from_the_link_is_still_reset(world: World) -> None:
+    """He begins on the client's link, as no data connection waits, and goes on on one of his own."""
+    world.plane = "auto"
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}", pool=1)
+    await cluster.serves(second)
+    visitors = [await world.visitor(port, to=HOSTS[1]) for _ in range(8)]
+    for visitor in visitors:
+        visitor.send(b"x")
+    await until(lambda: len([peer for peer in service.peers if peer.received]) == 8, "all visitors")
+    (session,) = first.sessions
+    await until(lambda: not session.link.streams, "all have moved")
+    for peer in service.peers:
+        peer.abort()
+    for visitor in visitors:
+        await visitor.ends()
+        assert visitor.was_reset
