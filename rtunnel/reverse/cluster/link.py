@@ -131,6 +131,22 @@ class NodeSession(ClientSession):
         """Ignore it: each client is told by its own node."""
 
 
+def _settings(where: DialAddress, server: ServerSettings) -> ClientSettings:
+    """Return the settings of a link, as this node's own settings have it."""
+    tls = None if server.tls is None else replace(server.tls, server_name=where.host or "", pins=frozenset())
+    return ClientSettings(
+        where,
+        (),
+        SHORTEST,
+        LONGEST,
+        limits=node_limits(server.limits),
+        tls=tls,
+        data_plane="mux" if server.plane == "mux" else "direct",
+        hedge=server.hedge,
+        pool=server.pool,
+    )
+
+
 class INodes(Protocol):
     """What a link needs of its node."""
 
@@ -152,22 +168,12 @@ class NodeLink(LinkService):
     def __init__(
         self, reactor: Any, nodes: INodes, node: str, where: DialAddress, server: ServerSettings, visitors: Visitors
     ) -> None:
-        tls = None if server.tls is None else replace(server.tls, server_name=where.host or "", pins=frozenset())
-        settings = ClientSettings(
-            where,
-            (),
-            SHORTEST,
-            LONGEST,
-            limits=node_limits(server.limits),
-            tls=tls,
-            data_plane="mux" if server.plane == "mux" else "direct",
-            hedge=server.hedge,
-            pool=server.pool,
-        )
+        settings = _settings(where, server)
         # Their accounts are those of the clients.
         own = Visitors(visitors.descriptors, Accounts(reactor, are_services=True))
         super().__init__(reactor, settings, own)
         self.setName(f"node {node}")
+        self._peer = self._leads_to = f"node {where}"
         self.node = node
         self.where = where
         self._nodes = nodes
@@ -193,6 +199,13 @@ class NodeLink(LinkService):
             raise ConnectionError("the node does not answer in the directory of the cluster")
         self._hello = replace(self._hello, token=token)
         return await super().dial()
+
+    def follow(self, server: ServerSettings) -> None:
+        """Use what the settings of this node say now, for the next link.
+
+        :raises ConfigError: the files of TLS cannot be used, so nothing changes.
+        """
+        self.use(_settings(self.where, server))
 
     def publish(self) -> None:
         """Ask for what is new, and give up what is gone."""

@@ -14,6 +14,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService
@@ -29,7 +30,7 @@ from rtunnel.reverse.cluster.link import Carried, NodeLink, NodeSession
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.upkeep.memory import Memory
-from rtunnel.upkeep.periodic import PeriodicService
+from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.messages import Hello
 
@@ -82,6 +83,7 @@ class Nodes(MultiService):
         self._answers: dict[str, Deferred[None]] = {}
         self._next = 1
         self._listens_at = ""
+        self._settings = server.settings
         self._has_agreed = self._is_agreeing = False
         if directory.is_cluster:
             _check_certificate(server.settings)
@@ -127,6 +129,9 @@ class Nodes(MultiService):
         if self._listens_at != (listens_at := self._server.control.local_address):
             self._listens_at = listens_at
             self._directory.announce({"kind": KIND, "control": self._address()})
+        if self._settings is not (settings := self._server.settings):
+            self._settings = settings
+            do_all([partial(link.follow, settings) for link in self.links])
         now = self.reactor.seconds()
         self._introduced = {token: one for token, one in self._introduced.items() if one[1] > now}
         if not self._has_agreed and not self._is_agreeing:

@@ -254,6 +254,7 @@ class ServerSession(CarryingSession):
                 self.expel("no node of this cluster has told of this link, or too long ago")
                 return False
             self.admitted = f"node {self.node}"
+            self.peer_name += f" ({self.admitted})"
             self.link.bear(node_limits(self.link.limits))
         return self._take_in()
 
