@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from secrets import token_hex
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -27,6 +28,8 @@ from rtunnel.reverse.server.take_over import is_gone
 
 #: The message that asks another node whether its client of a key lives.
 LET_GO = "let-go"
+# Tells links of this process from those of others.
+_PROCESS = token_hex(8)
 
 
 def key_of(public: Public) -> str:
@@ -45,7 +48,7 @@ def owner_of(backend: Backend) -> str:
     if rules.group:
         return f"group {_hash(rules.group, rules.group_key)}"
     if session.known_as is None:
-        return f"link {id(session)}"  # of the reference protocol; nobody else can have such a one
+        return f"link {_PROCESS} {id(session)}"  # of the reference protocol: it cannot come back
     name, proof = session.known_as
     return f"client {_hash(name.partition('+')[0], proof)}"
 

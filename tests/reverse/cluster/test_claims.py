@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pytest_twisted import ensureDeferred
 
@@ -10,8 +12,8 @@ from rtunnel.cluster.interface import LEASE
 from rtunnel.control.server import look
 from rtunnel.errors import Code
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels
-from tests.reverse.net import ERROR, HELLO, HOST, INIT, hello, turns, until
+from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, tunnels
+from tests.reverse.net import ERROR, HELLO, HOST, INIT, Peer, hello, turns, until
 from tests.reverse.world import World
 
 
@@ -209,3 +211,44 @@ async def test_alone_it_says_nothing_of_nodes(world: World) -> None:
     found = look(world.server())
     assert found["ready"]
     assert "nodes" not in found
+
+
+@ensureDeferred
+async def test_requests_on_a_kept_connection_do_not_go_to_a_node_whose_lease_is_over(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+
+    def build() -> Peer:
+        peer = Peer()
+        peer.on_data = lambda _data: peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        return peer
+
+    service = await world.service(build)
+    cluster.client(first, f"http:app.example.org={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(http_port(second), to=HOSTS[1])
+    visitor.send(b"GET / HTTP/1.1\r\nHost: app.example.org\r\n\r\n")
+    await until(lambda: visitor.received.endswith(b"ok"), "an answer")
+    cluster.shared.parted.add(first.directory.node)
+    await until(lambda: not second.directory.nodes, "its lease is over")
+    count = sum(peer.count for peer in service.peers)
+    visitor.received.clear()
+    visitor.send(b"GET / HTTP/1.1\r\nHost: app.example.org\r\n\r\n")
+    await until(lambda: b"HTTP/1.1 " in visitor.received or visitor.over, "no answer of the service")
+    assert not visitor.received.startswith(b"HTTP/1.1 200")
+    assert sum(peer.count for peer in service.peers) == count
+    cluster.shared.parted.clear()
+
+
+@ensureDeferred
+async def test_links_follow_changed_settings(world: World) -> None:
+    cluster = Cluster(world)
+    first = cluster.nodes[0]
+    await cluster.meets()
+    first.settings = replace(first.settings, limits=replace(first.settings.limits, dead_after=77.0))
+    first.nodes.look()
+    (link,) = first.nodes.links
+    assert link.settings.limits.dead_after == 77.0
+    assert link.session is not None
+    assert link.session.connected_now
