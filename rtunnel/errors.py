@@ -33,6 +33,8 @@ class Code(StrEnum):
     HOST_NOT_ALLOWED = "host-not-allowed"
     #: Another client has the host name.
     HOST_IN_USE = "host-in-use"
+    #: The server's cluster cannot be asked now whether the client may have the place.
+    CLUSTER_AWAY = "cluster-away"
     #: A server of the reference protocol serves only one tunnel.
     NOT_SUPPORTED = "not-supported"
     #: NEW_CONN names a tunnel that the client does not have.

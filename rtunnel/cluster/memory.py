@@ -118,7 +118,6 @@ class MemoryDirectory(Service):
     def startService(self) -> None:
         """Make the node known."""
         super().startService()
-        self._shared._members[self.node] = self
         self.renew()
         if self.is_cluster:
             self._renewals.start(self._times.renew_every)
@@ -154,6 +153,7 @@ class MemoryDirectory(Service):
         if self.why_away:
             return
         now = self._clock.seconds()
+        self._shared._members[self.node] = self  # others may have taken it for gone
         for key in self._released:
             self._shared.release(key, self.node)
         self._released.clear()

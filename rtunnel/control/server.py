@@ -10,6 +10,7 @@ from typing import Any
 from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import carried, milliseconds, resources, secured
 from rtunnel.errors import Code
+from rtunnel.reverse.cluster.link import NodeLink
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.server.session import ServerSession
@@ -31,14 +32,35 @@ def look(server: TunnelServer) -> dict[str, Any]:
                 problems.append(f"the service of {tunnel['place']} of client {client['name']} does not answer")
             elif not tunnel["published"]:
                 problems.append(f"{tunnel['place']} of client {client['name']} is not published yet")
+    cluster: dict[str, Any] = {}
+    if server.directory.is_cluster:
+        cluster["nodes"] = [_node(link) for link in server.nodes.links]
+        problems += [
+            f"the link to {node['address']} is down: {node['why']}" for node in cluster["nodes"] if node["why"]
+        ]
+        if why := server.directory.why_away:
+            problems.append(f"the directory of the cluster is away: {why}")
     return {
-        "ready": not server.is_stopping,
+        # A node that cannot tell whose the places are takes no new visitors.
+        "ready": not server.is_stopping and server.directory.is_sure,
         "problems": problems,
         "listening": {name: port.local_address for name, port in ports if port is not None},
         **resources(server, server.memory),
         "refused": dict(server.refusals.kinds),
         "refusals": [asdict(each) for each in server.refusals.recent],
         "clients": clients,
+        **cluster,
+    }
+
+
+def _node(link: NodeLink) -> dict[str, Any]:
+    session = link.session
+    return {
+        "node": link.node,
+        "address": str(link.where),
+        "why": "" if session is not None else link.why_down or "it is being made",
+        "round_trip_ms": None if session is None else milliseconds(session.link.liveness.round_trip),
+        "visitors": link.streams_left,
     }
 
 

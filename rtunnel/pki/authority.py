@@ -107,11 +107,13 @@ def issue(
     end = min(end, ca.certificate.not_valid_after_utc)
     issuer = ca.certificate
     alternative = [_general_name(host) for host in hosts]
+    # Servers of a cluster connect to each other.
+    purposes = [PURPOSES[kind], *([PURPOSES[Kind.CLIENT]] if kind is Kind.SERVER else [])]
     builder = (
         _builder(_common_name(name), issuer.subject, key.public_key(), start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage("digital_signature"), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([PURPOSES[kind]]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(_authority_key(issuer), critical=False)
     )
     if alternative:

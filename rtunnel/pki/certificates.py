@@ -175,16 +175,17 @@ def may_be(certificate: x509.Certificate, kind: Kind) -> bool:
 
 
 def kind_of(certificate: x509.Certificate) -> Kind | None:
-    """Return the only role that a certificate names; None if it names none, or several."""
+    """Return the role that a certificate names; None if it names none, or several. A server's may be for both ends, and
+    has host names or addresses."""
     constraints = extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return Kind.CA
     usage = extension(certificate, x509.ExtendedKeyUsage)
     purposes = [purpose for purpose in set(PURPOSES.values()) if usage is not None and purpose in usage]
-    if len(purposes) != 1:
-        return None
-    if purposes[0] == PURPOSES[Kind.CLIENT]:
+    if purposes == [PURPOSES[Kind.CLIENT]]:
         return Kind.CLIENT
+    if len(purposes) != 1 and not (purposes and alternative_names(certificate)):
+        return None
     return Kind.SERVER if alternative_names(certificate) else Kind.HOST
 
 

@@ -313,6 +313,12 @@ class LocalSocket(PolledSocket):
 
     def _end(self, count: int = 0) -> None:
         """Pass on the end of what this socket receives, behind the first *count* bytes of the far side's buffer."""
+        if getattr(self.socket, "is_broken_off", False):
+            # An end of a pair, whose other end was reset.
+            if count and self.far is not None:
+                self.far.send_data(count)
+            self._lost("the other end was reset")
+            return
         self._ended = True
         # Closing takes it out of the poller too.
         is_over = self._finished and self._last_bytes is None and not self.is_broken

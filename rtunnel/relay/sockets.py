@@ -153,7 +153,9 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     transport.disconnected = 1
     handle = transport.getHandle()
     family, kind, proto = handle.family, handle.type, handle.proto
-    sock = socket.socket(family, kind, proto, handle.detach())
+    # One end of a pair stays one.
+    move = getattr(handle, "moved", None)
+    sock = socket.socket(family, kind, proto, handle.detach()) if move is None else move()
     sock.setblocking(False)
     transport.protocol = None  # type: ignore[assignment]
     break_cycles(transport)

@@ -84,6 +84,10 @@ class ServerSettings(EndSettings):
     :ivar trusted_proxies: networks of proxies whose word counts about whose request it is that they pass on.
     :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
     :ivar cluster: the directory that it shares with other servers; None: it is alone.
+    :ivar cluster_advertise: where other nodes of the cluster reach the control port, ``host:port``; empty: where it
+        listens or, if that is everywhere, at this machine's name.
+    :ivar cluster_ports: at which nodes of the cluster ports of their own are open: ``all``, or only the ``holder``,
+        to which the client has its link.
     """
 
     control_listen: ListenAddress
@@ -103,6 +107,8 @@ class ServerSettings(EndSettings):
     https_listen: ListenAddress | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     cluster: ClusterUrl | None = None
+    cluster_advertise: str = ""
+    cluster_ports: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

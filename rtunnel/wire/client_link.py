@@ -59,7 +59,7 @@ class ClientLink(Link):
         elif self.mode is Mode.REFERENCE:
             self._give_up(number, _REFERENCE)
 
-    def withdraw_tunnel(self, number: int) -> bool:
+    def withdraw_tunnel(self, number: int, code: str = Code.SHUTTING_DOWN) -> bool:
         """Give up tunnel *number*. Its streams continue. Return False if the server lacks the capability.
 
         The server may have sent visitors before it reads this. They are taken until :meth:`refuse_withdrawn`.
@@ -68,7 +68,7 @@ class ClientLink(Link):
             return False
         if self.tunnels.pop(number, None) is not None:
             self.withdrawn.add(number)
-            self._send_error(messages.SCOPE_TUNNEL, number, Code.SHUTTING_DOWN, "the client gives this tunnel up")
+            self._send_error(messages.SCOPE_TUNNEL, number, code, "the client gives this tunnel up")
         return True
 
     def takes(self, number: int) -> bool:

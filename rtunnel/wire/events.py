@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rtunnel.wire.messages import Hello
 from rtunnel.wire.stream import Stream
@@ -67,9 +67,10 @@ class TunnelRefused:
 
 @dataclass(slots=True)
 class TunnelWithdrawn:
-    """At the server: the client gives up tunnel *number*. Its streams continue."""
+    """At the server: the client gives up tunnel *number*, with this *code* of ERROR. Its streams continue."""
 
     number: int
+    code: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)

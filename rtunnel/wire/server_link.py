@@ -80,6 +80,11 @@ class ServerLink(Link):
         if messages.RULES in self.capabilities:
             self._handlers[frames.STATE] = self._receive_state
 
+    def bear(self, limits: LinkLimits) -> None:
+        """Let the other end, which turns out to be no client, have so many tunnels and streams from now on."""
+        self.limits = limits
+        self._most_answers = MAX_ANSWER * limits.max_tunnels
+
     def send_tickets(self, first: int, count: int, expires: float) -> None:
         """Ask the client for *count* data connections.
 
@@ -198,4 +203,4 @@ class ServerLink(Link):
         if self.tunnels.pop(number, None) is None:
             self._ignore("ERROR for a tunnel that does not exist", is_normal=True)
         else:
-            self._events.append(TunnelWithdrawn(number))
+            self._events.append(TunnelWithdrawn(number, error.code))

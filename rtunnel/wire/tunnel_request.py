@@ -6,7 +6,8 @@
     https/*.dev.example.org:127.0.0.1:8443
 
 A second line is a JSON object: the rules of the tunnel, which may be secret. Without rules there is none. Its key
-``only-check`` is no rule: with it the client asks whether it would get the tunnel.
+``only-check`` is no rule: with it the client asks whether it would get the tunnel. Nor is ``on-behalf``: with it a node
+of a cluster says whose tunnel it passes on.
 """
 
 from __future__ import annotations
@@ -31,8 +32,27 @@ RULES_OF_NAMES = frozenset(
 )
 
 _ONLY_CHECK = "only-check"
+_ON_BEHALF = "on-behalf"
+#: The longest texts in it, in characters.
+_MOST_BEHALF = 300
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_.-]{1,253}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=@%/-]{0,1000})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Behalf:
+    """Whose tunnel a node passes on.
+
+    :ivar owner: who holds the place, under a name that is the same on all nodes.
+    :ivar client: the client's name, to which operators give rights; empty if unknown.
+    :ivar number: the fencing number of the claim by which it holds the place; 0: there is none.
+    :ivar link: by which its link is known at all nodes, so that another node knows where it is; empty: it cannot move.
+    """
+
+    owner: str
+    client: str = ""
+    number: int = 0
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +66,7 @@ class TunnelRequest:
     :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
     :ivar rules: what the client wants done with requests and visitors, as JSON has it.
     :ivar only_check: whether the client only wants to know whether it would get the tunnel.
+    :ivar behalf: whose tunnel it is, if its sender is another node of the cluster; None: the sender's own.
     """
 
     port: int
@@ -55,6 +76,7 @@ class TunnelRequest:
     path: str = ""
     rules: Mapping[str, object] = field(default_factory=dict, repr=False)
     only_check: bool = False
+    behalf: Behalf | None = None
 
     @property
     def needs_rules(self) -> bool:
@@ -71,6 +93,14 @@ def encode_init(request: TunnelRequest) -> bytes:
     else:
         what = f"{'udp/' if request.protocol == 'udp' else ''}{request.port}"
     second = dict(request.rules) | ({_ONLY_CHECK: True} if request.only_check else {})
+    if request.behalf is not None:
+        behalf = request.behalf
+        second[_ON_BEHALF] = {
+            "owner": behalf.owner,
+            "client": behalf.client,
+            "number": behalf.number,
+            "link": behalf.link,
+        }
     line = f"\n{json.dumps(second, separators=(',', ':'))}" if second else ""
     local = request.local.replace("\n", "?")
     return f"{what}:{local}{line}".encode("ascii", "replace")
@@ -91,8 +121,8 @@ def decode_init(payload: bytes) -> TunnelRequest:
     is_number = port.isascii() and port.isdigit() and len(port) <= 5
     if not colon or not is_number or not lowest <= int(port) <= 65535:
         raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
-    local, rules, only_check = _split_rules(local)
-    return TunnelRequest(int(port), clean_text(local), protocol, rules=rules, only_check=only_check)
+    local, rules, only_check, behalf = _split_rules(local)
+    return TunnelRequest(int(port), clean_text(local), protocol, rules=rules, only_check=only_check, behalf=behalf)
 
 
 def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
@@ -100,12 +130,12 @@ def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
     path = (slash + path).rstrip("/")
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path) or (path and protocol == "https"):
         raise ValueError(f"INIT says {clean_text(name)!r} where a host name belongs")
-    local, rules, only_check = _split_rules(local)
-    return TunnelRequest(0, clean_text(local), protocol, host, path, rules, only_check)
+    local, rules, only_check, behalf = _split_rules(local)
+    return TunnelRequest(0, clean_text(local), protocol, host, path, rules, only_check, behalf)
 
 
-def _split_rules(local: str) -> tuple[str, dict[str, object], bool]:
-    """Return the local address, the rules behind it, and whether the client only asks."""
+def _split_rules(local: str) -> tuple[str, dict[str, object], bool, Behalf | None]:
+    """Return the local address, the rules behind it, whether the client only asks, and on whose behalf."""
     local, newline, text = local.partition("\n")
     rules: object = {}
     if newline:
@@ -118,4 +148,16 @@ def _split_rules(local: str) -> tuple[str, dict[str, object], bool]:
     only_check = rules.pop(_ONLY_CHECK, False)
     if not isinstance(only_check, bool):
         raise ValueError(f"INIT has something else than true in {_ONLY_CHECK!r}")
-    return local, rules, only_check
+    behalf = _read_behalf(rules.pop(_ON_BEHALF)) if _ON_BEHALF in rules else None
+    return local, rules, only_check, behalf
+
+
+def _read_behalf(value: object) -> Behalf:
+    fields = value if isinstance(value, dict) else {}
+    owner, client, number = fields.get("owner"), fields.get("client", ""), fields.get("number", 0)
+    link = fields.get("link", "")
+    are_texts = all(isinstance(each, str) and len(each) <= _MOST_BEHALF for each in (owner, client, link))
+    is_number = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**62
+    if not are_texts or not owner or not is_number:
+        raise ValueError(f"INIT has something else than an owner in {_ON_BEHALF!r}")
+    return Behalf(str(owner), str(client), number, str(link))

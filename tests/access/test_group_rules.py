@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 from rtunnel.access.rules import BALANCES, read_rules, rules_as_json
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.tunnels import tunnels
-from rtunnel.reverse.server.groups import are_one_group
 from rtunnel.reverse.server.routing import POLICIES
+from rtunnel.reverse.server.take_over import are_one_group
 
 KEY = "0123456789abcdef"
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)

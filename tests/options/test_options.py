@@ -73,6 +73,8 @@ SERVER_VALUES = {
     "route": ("least-connections", "least-connections", "least-connections"),
     "drain": ("0", 0, 0.0),
     "max-links": ("3", 3, 3),
+    "cluster-advertise": ("node1:7000", "node1:7000", "node1:7000"),
+    "cluster-ports": ("holder", "holder", "holder"),
     "max-handshakes": ("7", 7, 7),
     "max-tunnels": ("4", 4, 4),
     "handshake-timeout": ("1.5", 1.5, 1.5),

@@ -167,10 +167,10 @@ class LocalService:
         await self.listening.stopListening()
 
 
-async def connect(port: int, peer: Peer, source: str = HOST) -> Any:
-    """Connect, from the address *source*. Who is turned away before our end has a look was reset."""
+async def connect(port: int, peer: Peer, source: str = HOST, to: str = HOST) -> Any:
+    """Connect to an address, from the address *source*. Who is turned away before our end has a look was reset."""
     try:
-        await TCP4ClientEndpoint(reactor, HOST, port, bindAddress=(source, 0)).connect(
+        await TCP4ClientEndpoint(reactor, to, port, bindAddress=(source, 0)).connect(
             QuietFactory.forProtocol(lambda: peer)
         )
     except ConnectError as error:

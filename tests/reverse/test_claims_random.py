@@ -12,7 +12,9 @@ from twisted.logger import Logger
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
+from rtunnel.cluster.memory import MemoryDirectory
 from rtunnel.errors import Refused
+from rtunnel.reverse.cluster.claims import Claims
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
@@ -45,6 +47,7 @@ class Session:
 
     is_live = True
     is_extended = False
+    known_as = None
 
     def __init__(self, number: int) -> None:
         self.link = self
@@ -87,7 +90,7 @@ def test_names(steps: list[Any], hold: float) -> None:
     lobby = Lobby(
         Visitors(Descriptors(clock), Accounts(clock)), Memory(2**20, clock, log), None, LogLimiter(log, clock)
     )
-    names = HostNames(clock, lobby, Refusals(clock))
+    names = HostNames(clock, lobby, Refusals(clock), Claims(clock, MemoryDirectory(clock)))
     sessions: list[Any] = [Session(number) for number in range(3)]
     there: list[Backend] = []
     for what, number, place, rules in steps:

@@ -65,14 +65,16 @@ class World:
 
     # Ours
 
-    def server(self, *, shared: bool = False, control: int = 0, **settings: Any) -> TunnelServer:
-        settings.setdefault("public_interface", HOST)
+    def server(
+        self, *, shared: bool = False, control: int = 0, host: str = HOST, directory: Any = None, **settings: Any
+    ) -> TunnelServer:
+        settings.setdefault("public_interface", host)
         settings.setdefault("data_plane", self.plane)
         settings.setdefault("drain", 5.0)
         # No port of the system's choice: what a test sees closed must not be somebody else's by then.
-        public = ListenAddress.parse(f"{HOST}:{free_port()}") if shared else None
-        where = ListenAddress.parse(f"{HOST}:{control}")
-        server: TunnelServer = self.start(TunnelServer(reactor, ServerSettings(where, public, **settings)))
+        public = ListenAddress.parse(f"{host}:{free_port()}") if shared else None
+        where = ListenAddress.parse(f"{host}:{control}")
+        server: TunnelServer = self.start(TunnelServer(reactor, ServerSettings(where, public, **settings), directory))
         return server
 
     def client(
@@ -90,7 +92,7 @@ class World:
         more.setdefault("drain", 5.0)
         more.setdefault("check_services", False)
         settings = ClientSettings(
-            DialAddress.parse(f"{HOST}:{self.control_port(server)}"),
+            DialAddress.parse(self._address(server)),
             tuple(
                 TunnelSettings(
                     remote,
@@ -103,6 +105,11 @@ class World:
             **more,
         )
         return self.start(TunnelClient(reactor, settings))
+
+    def _address(self, server: int | TunnelServer | ReferenceServer) -> str:
+        if isinstance(server, TunnelServer):
+            return server.control.local_address
+        return f"{HOST}:{self.control_port(server)}"
 
     def start(self, service: Any) -> Any:
         """Start *service*, and stop it when the test is over."""
@@ -147,14 +154,14 @@ class World:
         self._listening.remove(local)
         await local.stop()
 
-    async def visitor(self, port: int, source: str = HOST, **options: Any) -> Peer:
-        """Somebody connected to *port*, from the address *source*."""
-        peer: Peer = await self.join(port, Peer(**options), source)
+    async def visitor(self, port: int, source: str = HOST, to: str = HOST, **options: Any) -> Peer:
+        """Somebody connected to *port* of the address *to*, from the address *source*."""
+        peer: Peer = await self.join(port, Peer(**options), source, to)
         return peer
 
-    async def join(self, port: int, peer: Any, source: str = HOST) -> Any:
+    async def join(self, port: int, peer: Any, source: str = HOST, to: str = HOST) -> Any:
         self._peers.append(peer)
-        await connect(port, peer, source)
+        await connect(port, peer, source, to)
         return peer
 
     async def raw(self, server: TunnelServer | int) -> RawLink:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.wire.messages import MAX_TEXT
-from rtunnel.wire.tunnel_request import MAX_RULES, TunnelRequest, decode_init, encode_init
+from rtunnel.wire.tunnel_request import MAX_RULES, Behalf, TunnelRequest, decode_init, encode_init
 
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=MAX_TEXT)
 
@@ -170,3 +170,25 @@ def test_init_with_something_else_than_rules(rules: str) -> None:
     for what in ("http/app.example.org", "8080", "udp/53"):
         with pytest.raises(ValueError, match=r"^INIT has something else than rules in its second line$"):
             decode_init(f"{what}:x\n{rules}".encode())
+
+
+BEHALF = Behalf("client 5b0c", "office", 7, "c0ffee")
+
+
+def test_on_behalf_of_others() -> None:
+    request = TunnelRequest(8080, "client office", rules={"deny": []}, behalf=BEHALF)
+    assert decode_init(encode_init(request)) == request
+    assert decode_init(b'80:x\n{"on-behalf":{"owner":"o"}}') == TunnelRequest(80, "x", behalf=Behalf("o"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("true", "null", "[]", "{}", '{"owner":""}', '{"owner":1}', '{"owner":"o","client":null}'),
+        *('{"owner":"o","number":-1}', '{"owner":"o","number":true}', '{"owner":"o","link":2}'),
+        f'{{"owner":"{"o" * 301}"}}',
+    ],
+)
+def test_a_behalf_that_is_none(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^INIT has something else than an owner in 'on-behalf'$"):
+        decode_init(f'80:x\n{{"on-behalf":{value}}}'.encode())

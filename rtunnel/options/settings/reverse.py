@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rtunnel.access.rules import BALANCES
-from rtunnel.addresses import ListenAddress
+from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.coercions import (
     integer,
     interface,
@@ -187,6 +187,21 @@ SERVER_OWN = (
         "sticky: an address keeps its client.",
         ServerSettings,
         reload=AT_ONCE,
+    ),
+    Setting(
+        "cluster-advertise",
+        Kind(optional(lambda written: str(DialAddress.parse(text(written))), ""), "host and port"),
+        "Where the other servers of the cluster reach the control port, such as node1.example.org:7000; where it "
+        "listens or, if that is everywhere, at this machine's name, if not given.",
+        ServerSettings,
+        no_default="the control port's",
+    ),
+    Setting(
+        "cluster-ports",
+        words("all", "holder"),
+        "At which servers of the cluster the ports that clients ask for are open: all, or only the holder, to which "
+        "the client has its link. Host names and the shared port are served by all.",
+        ServerSettings,
     ),
     Setting("max-links", COUNT, "Clients that may be connected at once.", ServerSettings, reload=AT_ONCE),
     Setting("max-tunnels", COUNT, "Tunnels that one client may have.", LinkLimits, reload=NEW),

@@ -9,30 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import inf
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.access.public import NAMED, Public
-from rtunnel.errors import Code
 from rtunnel.relay.inheritance import Handed, inheritance
+from rtunnel.reverse.cluster.leaving import ON_LINK_ONLY, let_go_of_clients
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.service import TunnelServer
-from rtunnel.reverse.server.session import ServerSession
 
-#: Seconds that visitors on a link have to end, or to go on on a data connection. Meanwhile new ones wait.
-ON_LINK = 2.0
-#: The same where there are no data connections; and never more than the setting drain.
-ON_LINK_ONLY = 10.0
 #: Seconds in which clients come back, even if ``--hold`` is less.
 LEAST_HOLD = 5.0
 #: How the names of sockets begin by which old processes say what is used of quotas there.
 REPORTS = "quotas "
-#: How often that is looked at, in seconds.
-LOOK_EVERY = 0.02
 
 
 class ServerSuccession:
@@ -118,25 +108,11 @@ class ServerSuccession:
     def hand_over(self) -> None:
         """There is a successor; this service stops next."""
         self._server.let_go = self._let_go_of_all
-        self._server.kept.patience = inf
 
     async def _let_go_of_all(self) -> None:
         """Let clients make their links to the successor."""
         self._server.path_port.close()
-        sessions: list[ServerSession] = list(self._server.sessions)
-        await gatherResults([Deferred.fromCoroutine(self._let_go(session)) for session in sessions])
-
-    async def _let_go(self, session: ServerSession) -> None:
-        clock, link = self._server.reactor, session.link
-        drain = self._server.settings.drain
-        until = clock.seconds() + min(drain, ON_LINK if session.has_data_connections else ON_LINK_ONLY)
-        while session.is_live and link.streams and clock.seconds() < until:
-            await deferLater(clock, LOOK_EVERY)
-        if link.streams:
-            text = "client {peer}: {count} visitors on its link did not finish in time and are cut off"
-            self.log.warn(text, peer=session.peer_name, count=len(link.streams))
-        if session.is_live:
-            session.close(Code.TAKEN_OVER, "another process takes the place of this server")
+        await let_go_of_clients(self._server, "another process takes the place of this server")
 
 
 def _place_of(group: Group) -> dict[str, Any]:

@@ -62,12 +62,20 @@ class KeptConnections(Generic[C]):
 
     :param patience: seconds for which it is kept; may be changed.
     :param may_stay: tells whether the peer of a lost link would still be let in.
+    :param is_elsewhere: tells whether the peer has a link to another node of the cluster: then it is kept on.
     """
 
-    def __init__(self, clock: Any, patience: float, may_stay: Callable[[Any], bool]) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        patience: float,
+        may_stay: Callable[[Any], bool],
+        is_elsewhere: Callable[[Any], bool] = lambda _session: False,
+    ) -> None:
         self._clock = clock
         self.patience = patience
         self._may_stay = may_stay
+        self._is_elsewhere = is_elsewhere
         self._kept: dict[Hashable, _Kept[C]] = {}
         self._looks = Repeated(clock, "the look after lost links", self._look)
 
@@ -114,5 +122,6 @@ class KeptConnections(Generic[C]):
         for peer, kept in list(self._kept.items()):
             for each in kept.connections:
                 each.tick(now)
-            if now >= kept.until or all(each.is_over for each in kept.connections) or not self._may_stay(kept.session):
+            is_late = now >= kept.until and not self._is_elsewhere(kept.session)
+            if is_late or all(each.is_over for each in kept.connections) or not self._may_stay(kept.session):
                 self._cut(peer)

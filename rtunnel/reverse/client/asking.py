@@ -131,7 +131,7 @@ class AskingSession(CarryingSession):
         tunnel.is_given_up = True
         if tunnel.retry is not None and tunnel.retry.active():
             tunnel.retry.cancel()
-        self.link.withdraw_tunnel(tunnel.number)
+        self.link.withdraw_tunnel(tunnel.number, tunnel.wanted.why_gone)
         self._dialler.tls_hosts.published(tunnel.check, False, self)
         self._info("{tunnel}: given up", tunnel=tunnel.name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -30,6 +32,10 @@ class IService(Protocol):
     def account(self) -> Account: ...
 
     tls: Host | None
+
+    @property
+    def cross(self) -> Callable[[str], socket.socket | None] | None:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
 
     @property
     def name(self) -> str: ...

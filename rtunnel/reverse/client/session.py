@@ -174,7 +174,7 @@ class ClientSession(AskingSession):
             stream=event.stream.conn_id,
         )
         if isinstance(end, SocketEnd):
-            end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+            end.dial(tunnel.endpoint_for(event.visitor), lambda failure: self.dial_failed(tunnel, failure))
 
     def _service_accepted(self, tunnel: Tunnel, visitor: str, end: SocketEnd) -> None:
         if header := tunnel.header(visitor):

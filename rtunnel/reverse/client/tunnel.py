@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
@@ -71,6 +73,15 @@ class Tunnel:
     def endpoint(self) -> IStreamClientEndpoint:
         """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
         return self.wanted.endpoint
+
+    def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
+        """Return where a visitor is taken who comes by the link."""
+        return self.wanted.endpoint_for(visitor)
+
+    @property
+    def cross(self) -> Callable[[str], socket.socket | None] | None:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.cross
 
     @property
     def address(self) -> tuple[int, Any] | None:

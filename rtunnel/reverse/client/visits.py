@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
@@ -67,15 +68,6 @@ class Cancellable(Protocol):
     """An attempt to connect."""
 
     def cancel(self) -> None: ...
-
-
-class _Cancel:
-    """Wrap a function that cancels an attempt."""
-
-    __slots__ = ("cancel",)
-
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self.cancel = cancel
 
 
 class _Visit:
@@ -157,7 +149,7 @@ class _Visit:
         self.has_ended = True
 
     def far_over(self) -> None:
-        """Do nothing: this end has not ended."""
+        """This end has not ended."""
 
     def far_reset(self, code: str, message: str) -> None:
         """Give up dialling: the visitor is gone."""
@@ -218,6 +210,12 @@ class Visits:
             self._count()
             self.kept(stream.held)
             return
+        if service.cross is not None:
+            if (crossed := service.cross(opened.visitor)) is not None:
+                self._made_at_once(connection, service, opened, crossed)
+            else:
+                connection.reset(Code.UNKNOWN_TUNNEL, "its client is not there, or may not serve it now")
+            return
         sock = failure = None
         if service.address is not None:
             try:
@@ -268,7 +266,7 @@ class Visits:
         """Dial the service by its endpoint, with the endpoint's own time-out."""
         end = SocketEnd(lambda end: self._endpoint_made(visit, end), lambda end: self._endpoint_gone(visit, end))
         visit.until = float("inf")
-        visit.dial = _Cancel(end.abort)
+        visit.dial = SimpleNamespace(cancel=end.abort)
         end.dial(visit.service.endpoint, lambda failure: self.gone(visit, failure))
 
     def _endpoint_made(self, visit: _Visit, end: SocketEnd) -> None:

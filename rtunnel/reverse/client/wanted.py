@@ -6,13 +6,16 @@ one that went can be taken for one of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtunnel.access.rules import rules_as_json, without_requests
+from rtunnel.errors import Code
 from rtunnel.reverse.client.tls_hosts import Check, TlsHosts
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -50,7 +53,13 @@ class Wanted:
     :ivar account: counts what visitors send and get.
     :ivar request: what the server is asked for.
     :ivar is_gone: it is wanted no longer.
+    :ivar cross: takes a visitor, by his address, where there is no service to be dialled; returns a connected socket,
+        or None if he cannot be taken. None: there is a service.
+    :ivar why_gone: the code by which the server hears of that.
     """
+
+    cross: Callable[[str], socket.socket | None] | None = None
+    why_gone: str = Code.SHUTTING_DOWN
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -96,6 +105,10 @@ class Wanted:
         self.tls: Host | None = check[1] if check is not None and settings.ends_tls else None
         self.account = account
         self.request = request_of(settings)
+
+    def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
+        """Return where a visitor is taken who comes by the link."""
+        return self.endpoint
 
 
 class WantedTunnels:

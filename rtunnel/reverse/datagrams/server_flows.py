@@ -201,6 +201,9 @@ class UdpPort:
             if datagrams is None or group is None:
                 self.drop("its client is away")
                 return
+            if not self.backend.may_serve:
+                self.drop("the directory of the cluster does not say whose the port is")
+                return
             name = format_host_port(source[0], source[1])
             prefix = text_prefix(name)
             if why := group.why_not(source[0], prefix, self.table.count):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.access.admission import Admission
@@ -18,6 +19,7 @@ from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.datagrams.server_flows import ServerDatagrams
+from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
@@ -36,6 +38,9 @@ from rtunnel.wire.server_link import ServerLink
 if TYPE_CHECKING:
     from rtunnel.tls.identity import Peer
 
+#: Seconds between two warnings that a link cannot take visitors.
+FULL_SAID_EVERY = 60.0
+
 
 class ICarryingServer(ICarrierServer, Protocol):
     """The server, as the carriers of its links need it."""
@@ -47,6 +52,7 @@ class ICarryingServer(ICarrierServer, Protocol):
     sessions: Roster[Any]
     kept: KeptConnections[DataPool]
     path_port: PathPort
+    http: Any
 
 
 class CarryingSession(LinkProtocol):
@@ -84,6 +90,7 @@ class CarryingSession(LinkProtocol):
         self._path_secrets: tuple[bytes, bytes, Cipher] | None = None
         self._path_port = server.path_port
         self._said_no_way = False
+        self._full_said_at: float | None = None
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
         self._handlers[events.TunnelRequested] = self._tunnel_requested
@@ -104,9 +111,46 @@ class CarryingSession(LinkProtocol):
         """Whether visitors may have data connections."""
         return self._pool is not None or bool(self._hedges)
 
+    # Visitors
+
+    def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
+        """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""
+        if not self.is_live:
+            return False
+        backend = self.backends.get(tunnel)
+        if backend is not None and not backend.may_serve:
+            return False
+        try:
+            if backend is not None:
+                try:
+                    self._check_stream(backend)
+                except Refused:
+                    if not self._carrier_server.http.make_room(self):
+                        raise
+                    self._check_stream(backend)
+            if backend is not None and backend.budget is not None:
+                visitor.limit(backend.budget)
+            for carrier in self.carriers:
+                if carrier.open(tunnel, visitor):
+                    return True
+        except Refused as refusal:
+            now = self.clock.seconds()
+            is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
+            if is_news:
+                self._full_said_at = now
+            self._emit(
+                LogLevel.warn if is_news else LogLevel.debug,
+                "client {peer} cannot take a visitor of {place}: {text}",
+                place=backend.place if backend is not None else f"tunnel {tunnel}",
+                text=refusal.message,
+            )
+        return False
+
     # Whether there is room for visitors
 
     def _check_stream(self, backend: Backend) -> None:
+        if backend.is_elsewhere:
+            return  # it is counted there
         sessions = self._carrier_server.sessions
         count = sessions.visitors_of(self)  # type: ignore[arg-type]
         self._carrier_server.admission.check_stream(self.client_name, backend.public or SHARED, count)
@@ -114,7 +158,9 @@ class CarryingSession(LinkProtocol):
     def has_room(self, tunnel: int) -> bool:
         """Return whether another visitor of *tunnel* can be taken now."""
         backend = self.backends.get(tunnel)
-        if backend is None or not self.is_live or not all(carrier.has_room for carrier in self.carriers):
+        if backend is None or not backend.may_serve or not self.is_live:
+            return False
+        if not all(carrier.has_room for carrier in self.carriers):
             return False
         try:
             self._check_stream(backend)

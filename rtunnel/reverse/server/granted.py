@@ -13,12 +13,14 @@ MOST_NAMED = 3
 
 def grant(admission: Admission, backend: Backend) -> None:
     """Let what the clients file says now hold for *backend*. Tell its client what is new, once it is published."""
-    granted = admission.limits_of(backend.session.client_name)
+    granted = admission.limits_of(backend.client_name)
     is_new, backend.granted = granted != backend.granted, granted
     if backend.public is None or backend.group is None:
         return
     if is_new:
         backend.group.limit(backend)
+    if backend.is_elsewhere:
+        return  # its client hears of it from its own node
     text = in_words(granted, backend.public.protocol)
     if text != backend.told:
         backend.told = text

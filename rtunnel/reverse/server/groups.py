@@ -10,7 +10,6 @@ can join, and the rules of all members must be the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator
-from hmac import compare_digest
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -18,11 +17,13 @@ from twisted.internet.interfaces import IDelayedCall
 from rtunnel.access.limits import MAY_NOT_COME, Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
+from rtunnel.errors import Code, Refused
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.server.held import HeldRequest, HeldVisitor, Line, Lobby
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.routing import POLICIES
+from rtunnel.reverse.server.take_over import are_one_group, why_apart
 
 #: Tunnels of one group.
 MOST_MEMBERS = 256
@@ -47,6 +48,7 @@ class Group:
     :ivar limits: who may come by these rules and by what the clients file says of any member. Where everybody may join,
         each member has its own.
     :ivar on_limited: called when *limits* may have changed.
+    :ivar on_change: called when a tunnel has joined or left, or none is waited for any more.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Group:
         self.rules = Rules()
         self.limits = Limits("flows" if public.protocol == "udp" else "connections")
         self.on_limited: Callable[[], None] = _do_nothing
+        self.on_change: Callable[[], None] = _do_nothing
         self._reactor = reactor
         self._lobby = lobby
         self._visitors = lobby.visitors
@@ -73,6 +76,7 @@ class Group:
         self._only: Backend | None = None
         self._line = Line(reactor)
         self._last_holders: Collection[object] = ()
+        self._last_party = ""
         self._until = 0.0
         self._may_stay = _yes
         self._hold_call: IDelayedCall | None = None
@@ -85,17 +89,23 @@ class Group:
 
     @property
     def only(self) -> Backend | None:
-        """The member, if there is only one, whose quota is not used up."""
+        """The member, if there is only one, if it may serve and its quota is not used up."""
         only = self._only
-        return only if only is None or only.budget is None or only.budget.used_up is None else None
+        if only is None or not only.may_serve:
+            return None
+        return only if only.budget is None or only.budget.used_up is None else None
 
     @property
     def is_plain(self) -> bool:
         """Whether there is :attr:`only` one member, and nobody is waited for. This costs the least."""
-        only = self._only
-        if only is None or self._hold_call is not None:
-            return False
-        return only.budget is None or only.budget.used_up is None
+        return self._hold_call is None and self.only is not None
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a client of this node serves, or nobody does and one is waited for."""
+        if not self._members:
+            return self._hold_call is not None
+        return any(not member.is_elsewhere for member in self._members)
 
     @property
     def needs_loads(self) -> bool:
@@ -114,10 +124,13 @@ class Group:
         """Return why *backend* may not serve beside the members, as its operator should know it; empty if it may."""
         if self._is_open or not self._members:
             return ""
+        members = [member for member in self._members if not member.gives_way_to(backend)]
+        if not members:
+            return ""
         what, own, rules = self.public.host or self.public, backend.rules, self.rules
-        if any(member.session is backend.session for member in self._members):
+        if any(member.session is backend.session and not backend.is_elsewhere for member in members):
             return f"this client serves {self.public} already"
-        if why := why_apart(what, own, rules):
+        if any(backend.is_apart_from(member) for member in members) and (why := why_apart(what, own, rules)):
             return why
         ours, theirs = rules_as_json(own), rules_as_json(rules)
         for key in {**theirs, **ours}:
@@ -147,10 +160,18 @@ class Group:
             self._line.serve_soon()
         else:
             self._stop_holding()
+        self.on_change()
+
+    def override(self, backend: Backend) -> None:
+        """Let go of tunnels at other nodes that are out of date, as *backend* has the place now."""
+        for member in [each for each in self._members if each.gives_way_to(backend)]:
+            member.session.revoke_tunnel(member, Refused(Code.LIMIT, f"{self.public} is another client's now"))
 
     def may_return(self, backend: Backend) -> bool:
         """Return whether *backend* is of the client or group that those wait for who came when it was away."""
         if self._is_open or backend.session.holder in self._last_holders:
+            return True
+        if backend.party and backend.party == self._last_party:
             return True
         return are_one_group(backend.rules, self.rules)
 
@@ -168,10 +189,13 @@ class Group:
         backend.group = None
         if self._members:
             self.limit(backend)
+            self.on_change()
             return
         self._line.stop_serving()
         self._stop_holding()
+        self._last_party = backend.party
         self.expect([backend.session.holder], hold, may_stay)
+        self.on_change()
 
     # Waiting
 
@@ -227,6 +251,7 @@ class Group:
         self._line.turn_away()
         if not self._members:
             self._on_over(self)
+        self.on_change()
 
     # Who may come
 
@@ -285,7 +310,8 @@ class Group:
     def candidates(self, prefix: str) -> Iterator[Backend]:
         """Yield every tunnel once whose quota is not used up, the one that should serve the next visitor first.
 
-        Those that have just refused a request come behind the others, and last those whose services do not answer.
+        Those at other nodes come behind the others, then those that have just refused a request, and last those whose
+        services do not answer.
 
         :param prefix: the key under which the visitor's address is counted.
         """
@@ -293,19 +319,22 @@ class Group:
             if (only := self.only) is not None:
                 yield only
             return
+        far: list[Backend] = []
         later: list[Backend] = []
         last: list[Backend] = []
         now = self._reactor.seconds()
         for backend in self._backends.candidates(prefix):
-            if backend.budget is not None and backend.budget.used_up is not None:
+            if not backend.may_serve or (backend.budget is not None and backend.budget.used_up is not None):
                 continue
             if not backend.is_ready:
                 last.append(backend)
             elif backend.avoided_until > now:
                 later.append(backend)
+            elif backend.is_elsewhere:
+                far.append(backend)
             else:
                 yield backend
-        for backend in [*later, *last]:
+        for backend in [*far, *later, *last]:
             self._backends.had_turn(backend)
             yield backend
 
@@ -364,29 +393,6 @@ class Group:
         :param has_room: tells whether it can be served now.
         """
         return HeldRequest(self._line, has_room)
-
-
-def are_one_group(own: Rules, others: Rules) -> bool:
-    """Return whether tunnels with these rules are of the same group: they name it, and know its key."""
-    if not own.group or own.group != others.group:
-        return False
-    return compare_digest(own.group_key.encode(), others.group_key.encode())
-
-
-def why_apart(what: object, own: Rules, others: Rules) -> str:
-    """Return why a tunnel may not serve *what* beside those with the rules *others*; empty: they are of one group.
-
-    Nothing is said of a group that the operator of the first one need not know.
-    """
-    if are_one_group(own, others):
-        return ""
-    if own.group and not others.group:
-        return f"{what} is served by another client, outside the group '{own.group}'; write the group and key there too"
-    if own.group:
-        return f"{what} is served by another group, or one with another key; write the 'group' and 'group-key' of all"
-    if others.group:
-        return f"{what} is served by a group of clients; to join it, write its 'group' and 'group-key'"
-    return f"{what} is served by another client"
 
 
 def _do_nothing() -> None:

@@ -44,6 +44,8 @@ class IGuarded(Protocol):
     refusals: Refusals
     sessions: Roster[ServerSession]
 
+    @property
+    def links(self) -> list[ServerSession]: ...
     def check_tunnel(self, backend: Backend) -> None: ...
 
 
@@ -137,11 +139,11 @@ class Guard(PeriodicService):
             else:
                 connection.expel(why)
 
-        do_all([partial(close, each) for each in (*self._server.sessions, *self._server.door.incoming)])
+        do_all([partial(close, each) for each in (*self._server.links, *self._server.door.incoming)])
 
     def enforce_rights(self) -> None:
         """Take from every client what it may not have by the rights of now."""
-        do_all([partial(self._enforce_rights_of, session) for session in self._server.sessions])
+        do_all([partial(self._enforce_rights_of, session) for session in self._server.links])
 
     def _enforce_rights_of(self, session: ServerSession) -> None:
         if not session.is_asked_for or not session.check_admission():

@@ -14,11 +14,11 @@ from typing import Any
 from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
 from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
-from rtunnel.reverse.server.groups import Group, why_apart
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import Lobby
-from rtunnel.reverse.server.interfaces import Backend, ISession
+from rtunnel.reverse.server.interfaces import Backend, IClaims, ISession
 from rtunnel.reverse.server.refusals import Refusals
-from rtunnel.reverse.server.take_over import make_way
+from rtunnel.reverse.server.take_over import make_way, why_apart
 
 
 class _Name:
@@ -41,15 +41,22 @@ class _Name:
         if group is not None and (why := group.why_apart(backend)):
             return why
         for each in self.groups():
-            is_others = any(member.session is not backend.session for member in each)
-            if is_others and (why := why_apart(public.host, backend.rules, each.rules)):
+            others = (member for member in each if not member.gives_way_to(backend))
+            if any(backend.is_apart_from(member) for member in others) and (
+                why := why_apart(public.host, backend.rules, each.rules)
+            ):
                 return why
         return ""
 
     def in_the_way(self, public: Public, claimant: ISession) -> list[Backend]:
         """Return who must be gone before *claimant* can have *public*."""
         others = (member for group in self.groups() for member in group if member.session is not claimant)
-        return [*(self.find(public) or ()), *others]
+        return [member for member in (*(self.find(public) or ()), *others) if not member.is_elsewhere]
+
+    def override(self, backend: Backend) -> None:
+        """See :meth:`Group.override`."""
+        for group in self.groups():
+            group.override(backend)
 
     def find(self, public: Public) -> Group | None:
         """Return the group of exactly *public*."""
@@ -63,11 +70,13 @@ class HostNames:
 
     :param lobby: for visitors who wait.
     :param refusals: tells who is turned away.
+    :param claims: those of this node.
     """
 
-    def __init__(self, reactor: Any, lobby: Lobby, refusals: Refusals) -> None:
+    def __init__(self, reactor: Any, lobby: Lobby, refusals: Refusals, claims: IClaims) -> None:
         self._reactor = reactor
         self._lobby = lobby
+        self._claims = claims
         self._refusals = refusals
         self._names: dict[str, _Name] = {}
 
@@ -95,11 +104,19 @@ class HostNames:
         if name is not None and (why := name.why_not(public, backend)):
             holders = name.in_the_way(public, claimant)
             await make_way(self._reactor, public.host, holders, claimant, Refused(Code.HOST_IN_USE, why))
+        await self._claims.hold(public, backend)
+        with self._claims.asking(backend):
+            self._join(public, backend)
+
+    def _join(self, public: Public, backend: Backend) -> None:
+        claimant = backend.session
+        if (name := self._names.get(public.host)) is not None:
+            name.override(backend)
         name = self._names.get(public.host)
         if name is not None and (why := name.why_not(public, backend)):
             # Somebody else was quicker.
-            holder = name.in_the_way(public, claimant)[0].session
-            raise Refused(Code.HOST_IN_USE, why, f"client {holder.peer_name}")
+            holders = name.in_the_way(public, claimant)
+            raise Refused(Code.HOST_IN_USE, why, f"client {holders[0].session.peer_name}" if holders else "")
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if name is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rtunnel.access.limits import Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
+from rtunnel.cluster.interface import Claim
 from rtunnel.errors import Refused
 from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.traffic.accounts import Account
 from rtunnel.wire.server_link import ServerLink
+from rtunnel.wire.tunnel_request import Behalf
 
 
 class ISession(Protocol):
@@ -25,6 +28,7 @@ class ISession(Protocol):
     address: str
     datagrams: Any
     known_as: tuple[str, str] | None
+    node: str
 
     @property
     def holder(self) -> tuple[str, str]: ...
@@ -59,6 +63,9 @@ class Backend:
     :ivar is_ready: its service answers, as far as its client has said.
     :ivar avoided_until: it has just refused a request, so that others come first until then.
     :ivar load: how many visitors it has; with ``http``, requests. Only groups that need it keep it up to date.
+    :ivar behalf: whose it is, if it is at another node of the cluster, which passes it on; None: the session's own.
+    :ivar claim: by which it holds its place in the cluster; None: without one, as at the shared port.
+    :ivar party: who counts as its owner in the cluster; empty until that is settled.
     """
 
     session: ISession
@@ -75,6 +82,43 @@ class Backend:
     is_ready: bool = True
     avoided_until: float = 0.0
     load: int = 0
+    behalf: Behalf | None = None
+    claim: Claim | None = None
+    party: str = ""
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether new visitors may be given to it: nobody else can have its place."""
+        return self.claim is None or self.claim.is_good
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is at another node."""
+        return self.behalf is not None
+
+    @property
+    def client_name(self) -> str:
+        """The name of its client, to which the operator gives rights; empty if unknown."""
+        return self.session.client_name if self.behalf is None else self.behalf.client
+
+    @property
+    def number_of_claim(self) -> int:
+        """The fencing number of its claim; 0: there is none."""
+        if self.behalf is not None:
+            return self.behalf.number
+        return 0 if self.claim is None else self.claim.number
+
+    def gives_way_to(self, other: Backend) -> bool:
+        """Whether it is out of date where *other* serves: at another node, of another owner, by an older claim."""
+        if self.behalf is None or self.party == other.party:
+            return False
+        return other.behalf is None or self.behalf.number < other.behalf.number
+
+    def is_apart_from(self, other: Backend) -> bool:
+        """Whether it is not known to be of the same client as *other*."""
+        if self.party and self.party == other.party:
+            return False
+        return self.session is not other.session or self.is_elsewhere
 
     @property
     def place(self) -> Public:
@@ -90,3 +134,10 @@ class Backend:
     def owner(self) -> Owner:
         """What its visitors are counted for."""
         return Owner(self.place, self.session.known_as or self.session, self.session, self.number)
+
+
+class IClaims(Protocol):
+    """The claims of this node; see :class:`~rtunnel.reverse.cluster.claims.Claims`."""
+
+    async def hold(self, public: Public, backend: Backend) -> None: ...
+    def asking(self, backend: Backend) -> AbstractContextManager[None]: ...

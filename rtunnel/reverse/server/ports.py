@@ -25,7 +25,7 @@ from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import Lobby
-from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.interfaces import Backend, IClaims
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
@@ -93,10 +93,12 @@ class PublicPorts:
     :param interface: IP address to listen on; empty for all IPv4 addresses.
     :param lobby: for visitors who wait.
     :param refusals: tells who is turned away.
+    :param claims: those of this node.
     """
 
-    def __init__(self, reactor: Any, interface: str, lobby: Lobby, refusals: Refusals) -> None:
+    def __init__(self, reactor: Any, interface: str, lobby: Lobby, refusals: Refusals, claims: IClaims) -> None:
         self._reactor = reactor
+        self._claims = claims
         self._interface = interface
         self._lobby = lobby
         self._limiter = lobby.limiter
@@ -126,7 +128,15 @@ class PublicPorts:
         claimant = backend.session
         held = self._held.get(public)
         if held is not None and (why := held.group.why_apart(backend)):
-            await make_way(self._reactor, public, held.group, claimant, Refused(Code.PORT_IN_USE, why))
+            holders = [member for member in held.group if not member.is_elsewhere]
+            await make_way(self._reactor, public, holders, claimant, Refused(Code.PORT_IN_USE, why))
+        await self._claims.hold(public, backend)
+        with self._claims.asking(backend):
+            if (held := self._held.get(public)) is not None:
+                held.group.override(backend)
+            return await self._join(public, backend)
+
+    async def _join(self, public: Public, backend: Backend) -> str:
         while public in self._closing:
             await self._closing[public]
         held = self._held.get(public)
@@ -135,7 +145,7 @@ class PublicPorts:
             raise Refused(Code.PORT_IN_USE, why, f"client {next(iter(held.group)).session.peer_name}")
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
-        if not claimant.is_live:
+        if not backend.session.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if held is None:
             group = Group(self._reactor, public, self._lobby, self._refusals, self._stop)

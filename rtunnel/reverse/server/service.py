@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,14 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.access.passwords import Passwords, PasswordThreads
-from rtunnel.access.public import SHARED, Public
-from rtunnel.access.rules import read_rules
-from rtunnel.errors import Code, ConfigError, Refused
+from rtunnel.cluster.interface import IDirectory
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.bare_port import LandingFactory
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.kept import KeptConnections
+from rtunnel.reverse.cluster.tunnels import PublishingServer
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
@@ -40,11 +40,9 @@ from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.public import Owner
-from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
-from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
@@ -55,7 +53,6 @@ from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.reverse.web.interfaces import SETTLE
 from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.upkeep import AGENT
-from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -65,7 +62,6 @@ from rtunnel.wire.data.tickets import Tickets
 from rtunnel.wire.messages import CHECK, DIRECT_ONLY, HOSTS, RULES, UDP, UDP_PATH, Hello
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
-from rtunnel.wire.tunnel_request import TunnelRequest
 
 if TYPE_CHECKING:
     from rtunnel.tls.identity import Peer
@@ -74,18 +70,17 @@ if TYPE_CHECKING:
 LINKS_SHARE = 1 / 2
 
 
-class TunnelServer(DrainingService):
+class TunnelServer(PublishingServer):
     """The server as a service.
 
     :param reactor: provides TCP, time and name resolution.
-    :ivar let_go: awaited once nobody new comes, when the server stops.
+    :param directory: of the cluster; None: this server is alone.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: ServerSettings) -> None:
-        super().__init__(reactor, "rtunnel-server", settings.drain)
-        self.settings = settings
+    def __init__(self, reactor: Any, settings: ServerSettings, directory: IDirectory | None = None) -> None:
+        super().__init__(reactor, settings, directory)
         self.handshake_timeout, self.max_frame = settings.handshake_timeout, settings.limits.max_frame
         self.admission = Admission(settings.admission)
         self.sessions: Roster[ServerSession] = Roster()
@@ -94,7 +89,9 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
+        self.kept: KeptConnections[DataPool] = KeptConnections(
+            reactor, settings.limits.dead_after, self._may_stay, self._is_elsewhere
+        )
         self.log_limiter = LogLimiter(self.log, reactor)
         self.metering = Metering(self, settings.state_dir)
         self.metering.setServiceParent(self)
@@ -114,24 +111,24 @@ class TunnelServer(DrainingService):
         self.visitors.on_change = self._visitors_changed
         lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
         self.refusals = Refusals(reactor)
-        self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals)
+        self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals, self.claims)
         self.shared_port = SharedPort(reactor, settings, lobby, self.refusals)
         self.shared_backends = self.shared_port.group
         self.door = Door(self)
         self.tls = self.door.build_tls(reactor, settings, self.sessions.has_link_from)
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
-        self.let_go: Callable[[], Awaitable[None]] | None = None
         self.guard = Guard(reactor, self, self.tls)
         self.guard.setServiceParent(self)
         if self.shared is not None:
             self.shared.setServiceParent(self)
-        self.names = HostNames(reactor, lobby, self.refusals)
+        self.names = HostNames(reactor, lobby, self.refusals, self.claims)
         self.sni = SniFront(self)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
+        self.nodes.setServiceParent(self)  # who have to know where the control port is
         self._idle: PeriodicService | None = None
         self.watch_idle(settings.visitor_idle)
 
@@ -150,11 +147,6 @@ class TunnelServer(DrainingService):
         """See :class:`Service`."""
         super().startService()
         self.guard.warn_if_open()
-
-    @property
-    def shared(self) -> Listener | None:
-        """The shared public port; None: there is none."""
-        return self.shared_port.listener
 
     def watch_idle(self, seconds: float) -> None:
         """Close visitors that are silent for so long; 0: none."""
@@ -187,6 +179,15 @@ class TunnelServer(DrainingService):
         former = self._former(session)
         if former is not None:
             former.lose(f"the same client came back from {session.peer_name}")
+        if session.node:
+            self.nodes.sessions[session] = None
+        else:
+            self._give_place(session)
+        if session.known_as is not None:
+            self._by_session[session.known_as] = session
+            session.adopt(self.kept.take(session.known_as))
+
+    def _give_place(self, session: ServerSession) -> None:
         self.sessions.rename(session)
         try:
             self.admission.check_link(session.client_name, self.sessions.links_besides(session))
@@ -197,9 +198,6 @@ class TunnelServer(DrainingService):
             self._make_room(session)
             self.sessions.add(session)
             self._full = False
-        if session.known_as is not None:
-            self._by_session[session.known_as] = session
-            session.adopt(self.kept.take(session.known_as))
 
     def _may_stay(self, session: Any) -> bool:
         """Whether the client of a lost link would still be let in."""
@@ -261,9 +259,10 @@ class TunnelServer(DrainingService):
 
     def session_lost(self, session: ServerSession) -> None:
         """Free everything that *session* had. May be called twice."""
-        if session not in self.sessions:
+        if not session.has_place:
             return
         self.sessions.discard(session)
+        self.nodes.sessions.pop(session, None)
         self.stream_ended()
         if session.known_as is not None and self._by_session.get(session.known_as) is session:
             del self._by_session[session.known_as]
@@ -281,85 +280,6 @@ class TunnelServer(DrainingService):
                 "client {peer} gone{places}", admitted=session.admitted, peer=session.peer_name, places=places
             )
         session.backends.clear()
-
-    async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
-        """Let *backend* serve visitors. Return the public address, ``host:port``.
-
-        :raises Refused: the client cannot have the port.
-        """
-        public = self._place_for(backend, request)
-        grant(self.admission, backend)
-        backend.account = self.visitors.accounts.of(" ".join(backend.session.holder).strip(), str(public))
-        if public == SHARED:
-            return self.shared_port.open(backend)
-        address = await (self.named if public.host else self.ports).claim(public, backend)
-        backend.public = public
-        return address
-
-    def check_request(self, backend: Backend, request: TunnelRequest) -> None:
-        """Check whether :meth:`open_tunnel` would let *backend* serve visitors now. Nothing is opened, or kept.
-
-        :raises Refused: it would not.
-        """
-        if (public := self._place_for(backend, request)) != SHARED:
-            (self.names if public.host else self.ports).check(public, backend)
-
-    def _place_for(self, backend: Backend, request: TunnelRequest) -> Public:
-        """Read the rules of *backend*. Return the place that its client may have, as far as itself is concerned.
-
-        :raises Refused: it may have none.
-        """
-        if self._stopping:
-            raise Refused(Code.SHUTTING_DOWN, "the server is going down")
-        try:
-            backend.rules = read_rules(request.rules, request.protocol)
-        except ConfigError as error:
-            raise Refused(Code.BAD_REQUEST, str(error)) from None
-        public = backend.asked
-        has_own = public.port and backend.session.link.is_extended
-        if self.shared is not None and public.protocol == "tcp" and not has_own:
-            self.shared_port.check(backend)
-            public = SHARED
-        elif public == SHARED:
-            text = "the server has no shared public port; ask for a port of your own, with --remote-port"
-            raise Refused(Code.NO_SHARED_PORT, text)
-        self._check_tunnel(backend, public)
-        return public
-
-    def https_port(self) -> str:
-        """Return the HTTPS port as URLs have it; see :meth:`NamedPorts.port_of`."""
-        return self.named.port_of("https")
-
-    def check_tunnel(self, backend: Backend) -> None:
-        """Check whether the client may keep *backend*, and settle how much that may carry.
-
-        :raises Refused: it may not.
-        """
-        if backend.public is not None:
-            self._check_tunnel(backend, backend.public)
-            backend.budget = self.metering.budget_of(backend, backend.public)
-
-    def _check_tunnel(self, backend: Backend, public: Public) -> None:
-        allowed = self.settings.allow_ports
-        if public.port and public.port not in allowed:
-            text = f"port {public.port} is not among those allowed: {allowed} (--allow-ports)"
-            raise Refused(Code.PORT_NOT_ALLOWED, text)
-        tunnels = self.sessions.tunnels_of(backend.session) + (not backend.is_counted)
-        self.admission.check_tunnel(backend.session.client_name, public, tunnels)
-        if public.host:
-            self.named.check(public)
-
-    def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
-        """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
-
-        :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
-        """
-        group, backend.public = backend.group, None
-        if group is None:
-            return None
-        may_stay = partial(self._may_stay, backend.session)
-        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold, may_stay)
-        return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _abort_idle_visitors(self) -> None:
         if count := self.visitors.abort_idle():
@@ -383,11 +303,15 @@ class TunnelServer(DrainingService):
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        return len(self.kept) + sum(len(each.link.streams) + each.link.direct_streams for each in self.sessions)
+        return (
+            self.nodes.streams
+            + len(self.kept)
+            + sum(len(each.link.streams) + each.link.direct_streams for each in self.links)
+        )
 
     async def close_links(self) -> None:
         """Tell every client that the server is going down, and close its link."""
         self.kept.close()
-        for session in list(self.sessions):
+        for session in self.links:
             session.close(Code.SHUTTING_DOWN, "the server is going down")
         await self.sessions.all_gone()

@@ -16,11 +16,13 @@ from rtunnel.access.admission import Claim
 from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import address_prefix, is_local, tune_link
-from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.cluster.link import node_limits
+from rtunnel.reverse.cluster.nodes import TOKEN, Nodes
 from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
 from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.settings import ServerSettings
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
@@ -33,15 +35,14 @@ if TYPE_CHECKING:
 
 #: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024
-#: Seconds between two warnings that a link cannot take visitors.
-FULL_SAID_EVERY = 60.0
 
 
 class IServer(ICarryingServer, Protocol):
     """The part of the server that a session uses."""
 
     handshake_timeout: float
-    http: Any
+    settings: ServerSettings
+    nodes: Nodes
 
     def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
@@ -59,6 +60,7 @@ class ServerSession(CarryingSession):
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
     :ivar address: see :func:`~rtunnel.relay.sockets.address_prefix`.
+    :ivar node: the node of the cluster at the other end; empty: it is a client.
     :ivar on_dropped: called when the link has lost its place but has still to say why.
     """
 
@@ -73,13 +75,12 @@ class ServerSession(CarryingSession):
         link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
         self.client_name = ""
-        self.address = ""
+        self.address = self.node = ""
         self.on_dropped: Callable[[], None] = lambda: None
         self._outliving = 0
         self._is_said = False
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
-        self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
             events.TunnelRefused: self._tunnel_refused,
@@ -103,12 +104,14 @@ class ServerSession(CarryingSession):
 
     @property
     def has_place(self) -> bool:
-        """Whether the client is let in, so that its link has one of the places of ``--max-links``."""
-        return self in self._server.sessions
+        """Whether the client is let in, so that its link has one of the places of ``--max-links``, or is a node's."""
+        return self in self._server.sessions or self in self._server.nodes.sessions
 
     @property
     def holder(self) -> tuple[str, str]:
         """Whose links it counts among: those of the client's name or, if that is unknown, of its address."""
+        if self.node:
+            return "", f"node {self.node}"
         return self.client_name, "" if self.client_name else self.address
 
     def connectionMade(self) -> None:
@@ -155,6 +158,8 @@ class ServerSession(CarryingSession):
     @property
     def may_stay(self) -> bool:
         """Whether the client would be let in now."""
+        if self.node:
+            return self._server.nodes.knows(self.node)
         return self._server.admission.decide(self._claim).why_not is None
 
     @property
@@ -229,6 +234,9 @@ class ServerSession(CarryingSession):
 
     def check_admission(self) -> bool:
         """Return whether the client may stay. If not, tell it why and close the link."""
+        token = self.link.peer.token if self.link.peer is not None else None
+        if self.node or (token or "").startswith(TOKEN):
+            return self._check_node(token or "")
         decision = self._server.admission.decide(self._claim)
         self.client_name = decision.name
         if decision.why_not is not None:
@@ -236,6 +244,21 @@ class ServerSession(CarryingSession):
             return False
         if self.admitted is None:
             self.admitted = decision.name or self.address
+        return self._take_in()
+
+    def _check_node(self, token: str) -> bool:
+        """Return whether the other end is a node of the cluster, which no rights and limits of clients bind."""
+        if not self.node:
+            self.node = self._server.nodes.admit(token)
+            if not self.node:
+                self.expel("no node of this cluster has told of this link, or too long ago")
+                return False
+            self.admitted = f"node {self.node}"
+            self.peer_name += f" ({self.admitted})"
+            self.link.bear(node_limits(self.link.limits))
+        return self._take_in()
+
+    def _take_in(self) -> bool:
         try:
             self._server.take_in(self)
         except Refused as refusal:
@@ -292,13 +315,16 @@ class ServerSession(CarryingSession):
         backend = self.backends.pop(event.number, None)
         if backend is not None:
             place = backend.place
-            self._server.close_tunnel(backend)
+            # What a node says of a client that is lost there.
+            is_lost = self.node and event.code == Code.CONNECTION_LOST
+            self._server.close_tunnel(backend, self._server.settings.hold if is_lost else 0.0)
             self._info("client {peer}: {place} withdrawn", place=place)
 
     def _tunnel_state(self, event: events.TunnelState) -> None:
         backend = self.backends.get(event.number)
         if backend is not None and backend.is_ready != event.is_ready:
             backend.is_ready = event.is_ready
+            self._server.nodes.say_state(backend)
             text = "passes its health check again" if event.is_ready else "fails its health check ({why})"
             self._info(f"client {{peer}}: its service of {{place}} {text}", place=backend.place, why=event.why)
 
@@ -343,7 +369,8 @@ class ServerSession(CarryingSession):
             place = f"{address}/udp" if request.protocol == "udp" else address
             self._info("{address} -> {local} of client {peer}: published", address=place, local=request.local)
             self.link.accept_tunnel(number, address)
-            grant(self._server.admission, backend)
+            if not self.node:
+                grant(self._server.admission, backend)
             for carrier in self.carriers:
                 carrier.tunnels_changed()
         finally:
@@ -360,39 +387,6 @@ class ServerSession(CarryingSession):
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()
-
-    # Visitors
-
-    def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
-        """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""
-        if not self.is_live:
-            return False
-        backend = self.backends.get(tunnel)
-        try:
-            if backend is not None:
-                try:
-                    self._check_stream(backend)
-                except Refused:
-                    if not self._server.http.make_room(self):
-                        raise
-                    self._check_stream(backend)
-            if backend is not None and backend.budget is not None:
-                visitor.limit(backend.budget)
-            for carrier in self.carriers:
-                if carrier.open(tunnel, visitor):
-                    return True
-        except Refused as refusal:
-            now = self.clock.seconds()
-            is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
-            if is_news:
-                self._full_said_at = now
-            self._emit(
-                LogLevel.warn if is_news else LogLevel.debug,
-                "client {peer} cannot take a visitor of {place}: {text}",
-                place=backend.place if backend is not None else f"tunnel {tunnel}",
-                text=refusal.message,
-            )
-        return False
 
 
 def _with_detail(text: str, detail: str) -> str:

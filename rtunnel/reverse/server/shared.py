@@ -53,7 +53,7 @@ class SharedPort:
 
         :raises Refused: it cannot.
         """
-        if any(other.group is self.group for other in backend.session.backends.values()):
+        if not backend.is_elsewhere and any(other.group is self.group for other in backend.session.backends.values()):
             raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
         if backend.rules.group:
             raise Refused(Code.BAD_REQUEST, "the shared port is everybody's, and takes no group")

@@ -56,11 +56,6 @@ class _SessionFactory(QuietFactory):
         return self._service.build_session()
 
 
-def _name(settings: ClientSettings, target: object) -> str:
-    way = "" if settings.via is None else f" through the proxy {settings.via}"
-    return f"server {target}{way}"
-
-
 def _unless_cancelled(failure: Failure, failed: Callable[[str], None]) -> None:
     if not failure.check(CancelledError):
         failed(reason_of(failure))
@@ -82,10 +77,11 @@ class LinkService(HeldConnection[ClientSession]):
     """
 
     log = Logger()
+    _kind = "server"
 
     def __init__(self, links: ILinks, number: int) -> None:
         settings, reactor = links.settings, links.reactor
-        super().__init__(reactor, _name(settings, settings.server), settings.reconnect_min, settings.reconnect_max)
+        super().__init__(reactor, self._name(settings, settings.server), settings.reconnect_min, settings.reconnect_max)
         self.setName(f"link {number + 1}")
         self._links = links
         self.number = number
@@ -127,6 +123,10 @@ class LinkService(HeldConnection[ClientSession]):
         )
         #: Whether another process has taken the link over.
         self.has_successor = False
+
+    def _name(self, settings: ClientSettings, target: object) -> str:
+        way = "" if settings.via is None else f" through the proxy {settings.via}"
+        return f"{self._kind} {target}{way}"
 
     @property
     def _session_name(self) -> str:
@@ -198,7 +198,7 @@ class LinkService(HeldConnection[ClientSession]):
         else:
             self._use_proxy(settings)
             self.forget()
-            self.dial_anew(_name(settings, settings.server), settings.reconnect_min, settings.reconnect_max)
+            self.dial_anew(self._name(settings, settings.server), settings.reconnect_min, settings.reconnect_max)
             self._links.moved()
 
     def forget(self) -> None:
@@ -228,12 +228,15 @@ class LinkService(HeldConnection[ClientSession]):
 
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
+        return self._new_session(ClientSession)
+
+    def _new_session(self, kind: type[ClientSession]) -> ClientSession:
         if not self._links.are_up():
             self.wanted.begin_link()
         assert self.target is not None
         link = ClientLink(self._hello, self.settings.limits, self.reactor.seconds())
         settings = self.settings.of(self.target.server)
-        return ClientSession(settings, link, self.reactor, self._visitors, self, self.wanted)
+        return kind(settings, link, self.reactor, self._visitors, self, self.wanted)
 
     def _may_stay(self, session: ClientSession) -> bool:
         self.look_at_files()
@@ -328,13 +331,13 @@ class LinkService(HeldConnection[ClientSession]):
     def next_at_once(self) -> str:
         """See :class:`HeldConnection`."""
         self._round = [target for target in self._round if self._links.is_free(target, self)]
-        return _name(self.settings, self._round[0]) if self._round else ""
+        return self._name(self.settings, self._round[0]) if self._round else ""
 
     async def dial(self) -> ClientSession:
         """See :class:`HeldConnection`."""
         target = await self._choose()
         before, self.target = self.target, target
-        self._peer = self._leads_to = _name(self.settings, target)
+        self._peer = self._leads_to = self._name(self.settings, target)
         if self._says_target:
             self._says_target = False
             super().begin()

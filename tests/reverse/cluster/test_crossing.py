@@ -1,0 +1,262 @@
+"""A visitor comes to one node, and his client has its link to another."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.protocol import DatagramProtocol
+
+from rtunnel.relay.sockets import close_socket
+from rtunnel.reverse.cluster.crossing import pair
+from tests.ports import free_port
+from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
+from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
+from tests.reverse.world import World, port_of
+from tests.wire.web.hellos import by_python
+
+MUCH = 10_000_000
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_visitor_of_a_port_at_the_other_node(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    visitor.half_close()
+    await visitor.ends()
+    assert bytes(visitor.received) == b"hello"
+    assert not visitor.was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_much_in_both_directions(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    data = bytes(range(256)) * (MUCH // 256)
+    visitor = await world.visitor(port, to=HOSTS[1], keep=False)
+    visitor.send(data)
+    visitor.half_close()
+    await visitor.ends()
+    assert visitor.sha.digest() == hashlib.sha256(data).digest()
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_his_address_is_kept(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}", proxy_protocol="v1")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, source="127.0.0.9", to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received.endswith(b"\r\nx"))
+    source = visitor.transport.getHost()
+    assert service.peers[0].received.startswith(b"PROXY TCP4 127.0.0.9 127.0.0.1 %d %d" % (source.port, port))
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_service_that_breaks_off_is_a_reset_for_him(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received)
+    service.peers[0].send(b"a part")
+    await until(lambda: visitor.received)
+    service.peers[0].abort()
+    await visitor.ends()
+    assert visitor.was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_visitor_who_breaks_off_is_a_reset_for_the_service(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"x")
+    await until(lambda: service.peers and service.peers[0].received)
+    visitor.abort()
+    await service.peers[0].ends()
+    assert service.peers[0].was_reset
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_request_for_a_host_name(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+
+    def build() -> Peer:
+        peer = Peer()
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        peer.on_data = lambda _data: peer.send(answer) if b"\r\n\r\n" in peer.received else None
+        return peer
+
+    service = await world.service(build)
+    cluster.client(first, f"http:app.example.org={HOST}:{service.port}")
+    await cluster.serves(second)
+    visitor = await world.visitor(http_port(second), to=HOSTS[1])
+    visitor.send(b"GET / HTTP/1.1\r\nHost: app.example.org\r\n\r\n")
+    await until(lambda: visitor.received.endswith(b"ok"), "an answer")
+    assert visitor.received.startswith(b"HTTP/1.1 200 ")
+
+
+@ensureDeferred
+async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
+    cluster = Cluster(world, 3)
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(cluster.nodes[0], f"tcp:{port}={HOST}:{echo.port}")
+    for node in cluster.nodes:
+        await cluster.serves(node)
+    await client.stopService()
+    for node in cluster.nodes:
+        await cluster.serves(node, 0)
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_tls_for_a_host_name(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service = await world.service()
+    cluster.client(first, f"https:app.example.org={HOST}:{service.port}")
+    await cluster.serves(second)
+    hello = by_python("app.example.org")
+    visitor = await world.visitor(port_of(second.named.listeners["https"]), to=HOSTS[1])
+    visitor.send(hello)
+    await until(lambda: service.peers and service.peers[0].received, "a ClientHello at the service")
+    assert bytes(service.peers[0].received) == hello
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_the_shared_port(world: World) -> None:
+    cluster = Cluster(world, shared=True)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo = await world.echo()
+    for _ in range(2):
+        cluster.client(first, f"tcp:0={HOST}:{echo.port}")
+    await cluster.serves(second, 2)
+    assert second.shared is not None
+    visitor = await world.visitor(port_of(second.shared), to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+
+
+@ensureDeferred
+async def test_datagrams(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service = UdpEcho()
+    listening = reactor.listenUDP(0, service, interface=HOST)
+    port = free_port()
+    cluster.client(first, f"udp:{port}={HOST}:{listening.getHost().port}")
+    await cluster.serves(second)
+    visitor = UdpEcho(echoes=False)
+    sending = reactor.listenUDP(0, visitor, interface=HOST)
+    for _ in range(100):
+        visitor.transport.write(b"hello", (HOSTS[1], port))
+        if visitor.received:
+            break
+        await turns()
+    assert visitor.received[0] == b"hello"
+    await listening.stopListening()
+    await sending.stopListening()
+
+
+@ensureDeferred
+async def test_ports_of_their_own_only_where_the_client_is(world: World) -> None:
+    cluster = Cluster(world, cluster_ports="holder")
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", f"https:app.example.org={HOST}:{echo.port}")
+    await cluster.serves(first, 2)
+    await cluster.serves(second)
+    assert [str(group.public) for group in second.names.groups] == ["https://app.example.org"]
+    # Nobody else may have the port all the same.
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await world.logged("refused by the server")
+
+
+class UdpEcho(DatagramProtocol):
+    transport: Any
+
+    def __init__(self, *, echoes: bool = True) -> None:
+        self.received: list[bytes] = []
+        self._echoes = echoes
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.received.append(datagram)
+        if self._echoes:
+            self.transport.write(datagram, addr)
+
+
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_the_end_of_a_pair(resets: bool, is_moved: bool) -> None:
+    near, far = pair()
+    if is_moved:
+        near = near.moved()
+    near.send(b"x")
+    close_socket(near, reset=resets)
+    assert far.recv(10) == b"x"
+    assert not far.recv(10)
+    assert far.is_broken_off == resets
+    far.close()
+
+
+@ensureDeferred
+async def test_a_visitor_who_moves_from_the_link_is_still_reset(world: World) -> None:
+    """He begins on the client's link, as no data connection waits, and goes on on one of his own."""
+    world.plane = "auto"
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    service, port = await world.service(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}", pool=1)
+    await cluster.serves(second)
+    visitors = [await world.visitor(port, to=HOSTS[1]) for _ in range(8)]
+    for visitor in visitors:
+        visitor.send(b"x")
+    await until(lambda: len([peer for peer in service.peers if peer.received]) == 8, "all visitors")
+    (session,) = first.sessions
+    await until(lambda: not session.link.streams, "all have moved")
+    for peer in service.peers:
+        peer.abort()
+    for visitor in visitors:
+        await visitor.ends()
+        assert visitor.was_reset

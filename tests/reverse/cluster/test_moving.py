@@ -1,0 +1,125 @@
+"""A client goes from one node to another, and its streams on data connections go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+
+from rtunnel.addresses import DialAddress
+from rtunnel.wire.limits import LinkLimits
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.reverse.cluster.parts import HOSTS, Cluster
+from tests.reverse.net import HOST, until
+from tests.reverse.world import World
+
+
+def lead_to(client: Any, node: Any) -> None:
+    """Let the next link of *client* lead to *node*."""
+    where = DialAddress.parse(node.control.local_address)
+    client.link.use(replace(client.settings, server=where))
+
+
+@ensureDeferred
+async def test_streams_are_kept_as_long_as_the_client_is_elsewhere(world: World) -> None:
+    world.plane = "direct"
+    quick = LinkLimits(keepalive_interval=0.1, dead_after=1.5)
+    cluster = Cluster(world, 2, limits=quick)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", limits=LinkLimits(dead_after=PATIENCE))
+    await cluster.serves(second)
+    visitor = await world.visitor(port)
+    visitor.send(b"one")
+    await visitor.has(b"one")
+    lead_to(client, second)
+    await until(lambda: second.claims and not first.claims, "the client is at the other node")
+    await cluster.serves(first)
+    (kept,) = first.kept._kept.values()
+    kept.until = 0.0
+    first.kept._look()
+    visitor.send(b"two")
+    await visitor.has(b"onetwo")
+    # When it leaves the other node too, nobody waits any longer.
+    await client.stopService()
+    await cluster.serves(first, 0)
+    first.kept._look()
+    await visitor.ends()
+
+
+@ensureDeferred
+async def test_a_node_drains_while_its_visitors_go_on(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world, 2, drain=PATIENCE)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    own = await world.visitor(port)
+    crossing = await world.visitor(port, to=HOSTS[1])
+    for visitor in (own, crossing):
+        visitor.send(b"one")
+        await visitor.has(b"one")
+    # As a client does that knows several servers.
+    client.link.settings = replace(client.settings, server=DialAddress.parse(second.control.local_address))
+    stopped = first.stopService()
+    await until(lambda: second.claims, "the client is at the other node")
+    await cluster.serves(second)
+    for visitor in (own, crossing):
+        visitor.send(b"two")
+        await visitor.has(b"onetwo")
+    new = await world.visitor(port, to=HOSTS[1])
+    new.send(b"new")
+    await new.has(b"new")
+    assert not stopped.called
+    for visitor in (own, crossing):
+        visitor.half_close()
+        await visitor.ends()
+        assert not visitor.was_reset
+    await stopped
+    await until(lambda: not second.directory.nodes, "it has left the directory")
+
+
+@ensureDeferred
+async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: World) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world, hold=PATIENCE)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_min=0.3, reconnect_max=0.3)
+    await cluster.serves(second)
+    (session,) = first.sessions
+    session.transport.abortConnection()
+    await cluster.serves(second, 0)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    # When it leaves in good order, nobody waits.
+    await client.stopService()
+    await until(lambda: not first.ports.groups and not second.ports.groups, "the port is free at both nodes")
+
+
+@ensureDeferred
+async def test_a_client_that_does_not_answer_gives_way_to_one_at_another_node(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtunnel.reverse.server.take_over.TAKE_OVER_AFTER", 0.2)
+    cluster = Cluster(world, hold=PATIENCE, limits=LinkLimits(dead_after=PATIENCE))
+    first, second = cluster.nodes
+    await cluster.meets()
+    port = free_port()
+    await world.raw_extended(first, port)  # it answers no PING
+    await cluster.serves(second)
+    echo = await world.echo()
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await until(lambda: second.claims, "the other client has it")
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    assert world.lines("a client of another node asks for what it has")
