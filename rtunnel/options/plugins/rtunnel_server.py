@@ -55,13 +55,14 @@ class Options(PluginOptions):
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
     leave_out_tls(options)
+    from rtunnel.cluster.engines import directory_for
     from rtunnel.control.actions.disconnect import disconnect
     from rtunnel.control.server import connected, look
     from rtunnel.options.plugins.run import PluginService
     from rtunnel.reverse.server.service import TunnelServer
 
     reactor = prepared_reactor()
-    server = TunnelServer(reactor, options.settings)
+    server = TunnelServer(reactor, options.settings, directory_for(reactor, options.settings.cluster))
     actions = {"disconnect": disconnect(partial(connected, server))}
 
     def reloadable() -> Reloadable:

@@ -104,7 +104,7 @@ class _CarriedTunnels:
 
     def __init__(self, carried: dict[Backend, Carried]) -> None:
         self._carried = carried
-        self.were_answered = False
+        self.answered: set[str] = set()
 
     def __iter__(self) -> Iterator[Carried]:
         return iter(list(self._carried.values()))

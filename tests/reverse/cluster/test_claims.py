@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.access.rules import Rules
@@ -126,16 +125,15 @@ async def test_what_is_asked_for_while_the_directory_is_away_has_to_wait(world: 
 
 
 @ensureDeferred
-async def test_links_of_one_process_are_one_owner(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.wire.messages._is_random", lambda value: isinstance(value, str), raising=False)
+async def test_links_of_one_process_are_one_owner(world: World) -> None:
     cluster = Cluster(world)
     first, second = cluster.nodes
     await cluster.meets()
     echo, port = await world.echo(), free_port()
-    process = "ab" * 16
-    for node, name in ((first, process), (second, process + "+1"), (second, process + "+2")):
+    for number, node in enumerate((first, second, second)):
         client = cluster.client(node, f"tcp:{port}={HOST}:{echo.port}")
-        client.link.session_name = name
+        client.link.number = number
+        client.links.session_name = "ab" * 16
     for node in cluster.nodes:
         await cluster.serves(node, 3)
     assert [len(node.claims) for node in cluster.nodes] == [1, 1]
