@@ -180,7 +180,8 @@ class TestHost:
     def test_certificates_that_do_not_fit(self, tmp_path: Path, kind: Kind, days: int, message: str) -> None:
         organisation = Organisation(tmp_path)
         then = datetime.now(UTC) - timedelta(days=5) if days < 0 else None
-        shown = organisation.issue("laptop", kind, days=abs(days), now=then)
+        hosts = ("tunnel.example.org",) if kind is Kind.SERVER else ()
+        shown = organisation.issue("laptop", kind, *hosts, days=abs(days), now=then)
         assert message in HostTrust(ca=organisation.file).judge(peer(shown.certificate)).refusal
 
     def test_somebody_elses_ca_of_the_same_name(self, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
 from rtunnel.errors import ConfigError
-from rtunnel.pki.certificates import Kind, classical_problem, is_post_quantum, may_be
+from rtunnel.pki.certificates import Kind, classical_problem, is_post_quantum, kind_of, may_be
 from rtunnel.tls.credentials import read_certificates, read_revocation_lists
 from rtunnel.tls.explanations import explain_certificate, openssl_reason
 from rtunnel.tls.identity import show_end, show_subject
@@ -73,7 +73,9 @@ class Authorities(WatchedFiles[CaFiles]):
                 if len(self._known) >= _MOST_KNOWN:
                     self._known.clear()
                 self._known[known_as] = chain
-            if not may_be(certificate, kind):
+            # Servers of the reverse tunnel connect to each other, and nowhere else.
+            is_servers = kind is Kind.CLIENT and kind_of(certificate) is Kind.SERVER
+            if is_servers or not may_be(certificate, kind):
                 return f"{show_subject(certificate)} is not for a {kind}: its extended key usage does not say so"
         except _NotVouchedFor as error:
             return str(error)

@@ -32,11 +32,6 @@ NO_CHALLENGES = (
     "; no certificate is ordered meanwhile: let the server have --http-listen :80, or give this client "
     "--acme-challenge tls-alpn-01"
 )
-#: What it may mean that a tunnel is in use, if this client has another link.
-IN_USE = (Code.PORT_IN_USE, Code.HOST_IN_USE)
-ONE_SERVER = (
-    "; if another link of this client has it, two of --server lead to the same server: name it once, or give --links 1"
-)
 
 
 class AskingSession(CarryingSession):
@@ -235,12 +230,11 @@ class AskingSession(CarryingSession):
         tunnel.refusal = refusal
         self._emit(
             level,
-            "{tunnel} refused by the server{where}: {refusal}{advice}; next attempt in {wait:.1f} s"
+            "{tunnel} refused by the server{where}: {refusal}; next attempt in {wait:.1f} s"
             + (NO_CHALLENGES if tunnel.settings.answers_challenges else ""),
             tunnel=tunnel.name,
             where=f" {self.peer_name}" if self._dialler.has_others else "",
             refusal=refusal,
-            advice=ONE_SERVER if self._dialler.has_others and event.code in IN_USE else "",
             wait=wait,
         )
 
