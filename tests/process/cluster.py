@@ -41,8 +41,7 @@ class Node:
             "rtunnel-server",
             f"--control-listen={self.host}:{cluster.control}",
             f"--public-interface={self.host}",
-            f"--http-listen={self.host}:{cluster.http}",
-            f"--https-listen={self.host}:{cluster.https}",
+            *(f"--{scheme}-listen={cluster.visitors(self.host, port)}" for scheme, port in cluster.web.items()),
             f"--status-listen={self.host}:{cluster.status}",
             *cluster.options,
             env={"RTUNNEL_CLUSTER": cluster.url, **cluster.env},
@@ -102,6 +101,8 @@ class Cluster:
     :param options: of each node.
     :param env: of each node.
     :param client_env: of the client.
+    :param url: of the directory; that of *redis* by default.
+    :param with_header: visitors of host names come by a load balancer, which names them.
     """
 
     def __init__(
@@ -114,13 +115,20 @@ class Cluster:
         env: dict[str, str] | None = None,
         client_env: dict[str, str] | None = None,
         url: str = "",
+        with_header: bool = False,
     ) -> None:
         self.twistd, self.redis, self.options, self.env = twistd, redis, options, env or {}
         self._client_env = client_env or {}
         self._client_options = client_options
+        self._with_header = with_header
         self.url = url or f"redis+unix://{redis.socket}"
         self.control, self.public, self.http, self.https, self.status, self.udp = (free_port() for _ in range(6))
+        self.web = {"http": self.http, "https": self.https}
         self.nodes = [Node(self, host) for host in HOSTS]
+
+    def visitors(self, host: str, port: int) -> str:
+        """Where a node listens for visitors of host names."""
+        return f"haproxy:tcp:{port}:interface={host}" if self._with_header else f"{host}:{port}"
 
     def meet(self, *nodes: Node) -> None:
         """Wait until these nodes, or all, have their links to each other."""
