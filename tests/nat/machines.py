@@ -2,8 +2,8 @@
 
     public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org ...: 192.0.2.1
     private    laptop: 192.0.2.10; web servers on ports 80, 3000, 3001 and 4000, an echo service for UDP on port 53
-    user       192.0.2.20, which is also proxy.corp.example
-    second     desktop: 192.0.2.11; a private machine with nothing on it
+    user       192.0.2.20, which is also proxy.corp.example and redis.example.org
+    second     desktop, tunnel2.example.org: 192.0.2.11; with nothing on it
 
 Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts``, ``/etc/group`` and
 ``/srv``, in which there are files to share, and other folders of their own if the test wants it. ``ssh`` is a script
@@ -40,8 +40,8 @@ NAMES = {
         *("app.example.org", "blog.dev.example.org", "files.example.org"),
     ],
     "private": ["laptop"],
-    "user": ["proxy.corp.example"],
-    "second": ["desktop"],
+    "user": ["proxy.corp.example", "redis.example.org"],
+    "second": ["desktop", "tunnel2.example.org"],
 }
 PAGE = b"Hello through the tunnel"
 

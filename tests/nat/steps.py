@@ -62,7 +62,9 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop what runs on all machines."""
+    """Stop what runs on all machines, or on one."""
+
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +267,8 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             name, _, value = command(beginning).text.removeprefix("export ").partition("=")
             for each in by_name.values():
                 each.environment[name] = value
-        case Stop():
-            for each in reversed(by_name.values()):
+        case Stop(machine):
+            for each in [by_name[machine]] if machine else reversed(by_name.values()):
                 each.stop()
         case Fetch(machine, host, port):
             assert by_name[machine].fetch(host, port) == PAGE

@@ -186,7 +186,7 @@ SCENARIOS: dict[str, list[Step]] = {
         Write(PRIVATE, "redis.yaml"),
         Start(PUBLIC, "rtunnel server --tls --allow-ports 6380", TUNNEL),
         Run(PRIVATE, "openssl req"),
-        Start(PRIVATE, "redis-server", "Ready to accept connections"),
+        Start(PRIVATE, "redis-server redis.conf", "Ready to accept connections"),
         Start(PRIVATE, "rtunnel client --config redis.yaml", "the service at 127.0.0.1:6380 answers"),
         Carry("redis.crt", PRIVATE, USER),
         Run(USER, "REDISCLI_AUTH=", "^PONG"),

@@ -1,0 +1,170 @@
+"""Three servers as one cluster, with a real Redis: where visitors come, and what a node that ends costs."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.redis_server import RedisServer
+from tests.patience import PATIENCE
+from tests.process.cluster import APP, Cluster, Node, has_no_error, pki, wrk
+from tests.process.harness import Twistds, need, poll, wait_until_closed
+from tests.process.rtc import UdpService
+from tests.process.services import Service, count, expected, get, page, pieces, read_all, read_bytes
+from tests.process.tls_services import TlsService, authority_at, certificate
+
+Serve = Callable[..., Service]
+Start = Callable[..., Cluster]
+
+AMOUNT = 120_000_000
+BEGINNING = 1000
+
+
+@cache
+def rest() -> tuple[int, str]:
+    """What a download has after its beginning."""
+    content = b"".join(pieces(AMOUNT, 7))[BEGINNING:]
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _sockets(control_sockets: Path) -> None:
+    """The control sockets of these tests are where nobody else's are."""
+
+
+@pytest.fixture
+def start(twistd: Twistds) -> Iterator[Start]:
+    """``start(tls)``: three nodes that know each other, and a Redis."""
+    # The path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
+        redis = RedisServer(Path(directory))
+        redis.start()
+
+        def begin(tls: bool = False) -> Cluster:
+            env, client_env = pki(twistd.directory) if tls else ({}, {})
+            options = ["--tls"] if tls else []
+            cluster = Cluster(twistd, redis, options=options, client_options=options, env=env, client_env=client_env)
+            cluster.meet()
+            return cluster
+
+        yield begin
+        redis.kill()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_visitor_comes_to_any_node(
+    start: Start, serve: Serve, udp_service: UdpService, tmp_path: Path, tls: bool
+) -> None:
+    need("curl")
+    cluster = start(tls)
+    service = serve(GET=page("here"), get=get)
+    secure = TlsService(certificate(authority_at(tmp_path / "web"), APP), {"GET": page("secure")})
+    cluster.start_client(
+        f"tcp:{cluster.public}={service.address}",
+        f"http:{APP}={service.address}",
+        f"https:{APP}={secure.address}",
+        f"udp:{cluster.udp}={udp_service.address}",
+    )
+    cluster.published()
+    assert len(cluster.wait_for_links()) == 2
+    for node in cluster.nodes:
+        assert node.by_port() == node.by_host() == b"here", node.host
+        assert node.by_name() == b"secure", node.host
+        assert node.by_udp() == b"noitseuq", node.host
+        with node.visit(b"get 3000000 7") as visitor:
+            assert read_all(visitor) == expected(3_000_000, 7)
+    secure.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_node_is_killed(start: Start, serve: Serve, tls: bool) -> None:
+    """Visitors of other nodes notice nothing, and new ones are served there at once."""
+    cluster = start(tls)
+    service = serve(GET=page("here"), count=count)
+    client = cluster.start_client(f"tcp:{cluster.public}={service.address}")
+    cluster.published()
+    dies, lives = cluster.wait_for_links()
+    (third,) = (node for node in cluster.nodes if node not in (dies, lives))
+    assert [node.by_port() for node in cluster.nodes] == [b"here"] * 3
+    with lives.visit(b"count") as stays:
+        stays.sendall(b"some")
+        dies.process.kill()
+        # Nothing has to be noticed first at the node that has a link of its own.
+        assert lives.by_port() == b"here"
+        assert third.by_port() == b"here"
+        # The client goes to the third.
+        poll(lambda: {node.host for node in cluster.linked()} == {lives.host, third.host}, PATIENCE, "two links")
+        assert third.by_port() == b"here"
+        stays.sendall(b" more")
+        stays.shutdown(socket.SHUT_WR)
+        assert stays.recv(100) == b"9 " + hashlib.sha256(b"some more").hexdigest().encode()
+    dies.start()
+    cluster.meet()
+    poll(lambda: serves(dies), PATIENCE, "the node that is back serves")
+    assert client.terminate() == 0
+    for node in cluster.nodes:
+        assert "Traceback" not in node.process.output
+
+
+def serves(node: Node) -> bool:
+    """Whether a visitor of the port gets the page there now."""
+    try:
+        return node.by_port() == b"here"
+    except AssertionError:
+        return False
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_rolling_restart(start: Start, serve: Serve, twistd: Twistds, tls: bool) -> None:
+    """Of all three, one by one: no visitor of the others sees an error, and no download is cut."""
+    cluster = start(tls)
+    service = serve(GET=keeps("here"), get=get)
+    cluster.start_client(f"tcp:{cluster.public}={service.address}", f"http:{APP}={service.address}")
+    cluster.published()
+    for node in cluster.nodes:
+        others = [other for other in cluster.nodes if other is not node]
+        with ExitStack() as stack:
+            loads = [wrk(twistd, f"http://{other.host}:{cluster.http}/", "-H", f"Host: {APP}") for other in others]
+            downloads = [stack.enter_context(other.visit(b"get %d 7" % AMOUNT)) for other in others]
+            began = [read_bytes(download, BEGINNING) for download in downloads]
+            assert began == [expected(BEGINNING, 7)] * 2
+            assert twistd.rtunnel("drain", str(node.process.pid)).wait() == 0
+            # It ends its clients' links, but not what visitors have there.
+            poll(lambda: node not in cluster.linked(), PATIENCE, "the client has left")  # noqa: B023
+            wait_until_closed(cluster.public, host=node.host)
+            for download in downloads:
+                with download:
+                    assert read_all(download) == rest()
+            assert node.process.wait() == 0
+            node.start()
+            cluster.meet()
+            for load in loads:
+                has_no_error(load)
+        poll(lambda: serves(node), PATIENCE, "the node that is back serves")  # noqa: B023
+        cluster.published()
+    for node in cluster.nodes:
+        assert "Traceback" not in node.process.output
+
+
+def keeps(text: str) -> Callable[..., None]:
+    """A talent: a web server of one page that keeps its connections."""
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+
+    def serve(connection: socket.socket, *_: str) -> None:
+        with connection.makefile("rb") as reader:
+            while True:
+                while reader.readline().strip():
+                    pass
+                connection.sendall(answer)
+                # The next request, or the end.
+                if not reader.readline():
+                    return
+
+    return serve
