@@ -71,7 +71,7 @@ class Carried(Wanted):
             public.port or 0,
             DialAddress.parse(where),
             f"{public} of client {backend.session.peer_name}",
-            "tcp" if public.protocol == "tcp" else public.protocol,
+            public.protocol,
             public.host,
             public.path,
             backend.rules,
@@ -80,18 +80,21 @@ class Carried(Wanted):
         self.address = None
         self._reactor = reactor
         self.cross = self._cross = partial(cross, backend, visitors, reactor)
+
+    @property
+    def request(self) -> TunnelRequest:  # type: ignore[override]
+        """See :class:`Wanted`. The number of the claim is that of now: another lease may have another one."""
+        backend, settings = self.backend, self.settings
         known_as = backend.session.known_as
         link = "" if known_as is None else link_of(known_as)
-        behalf = Behalf(backend.party, backend.client_name, backend.number_of_claim, link)
-        local = f"client {backend.session.peer_name}"
-        self.request = TunnelRequest(
-            public.port or 0,
-            local,
-            public.protocol,
-            public.host,
-            public.path,
+        return TunnelRequest(
+            settings.remote_port,
+            f"client {backend.session.peer_name}",
+            settings.protocol,
+            settings.host,
+            settings.path,
             rules_as_json(backend.rules),
-            behalf=behalf,
+            behalf=Behalf(backend.party, backend.client_name, backend.number_of_claim, link),
         )
 
     def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:

@@ -182,9 +182,10 @@ class Nodes(MultiService):
             link.setServiceParent(self)
 
     def _revoke(self, session: Any) -> None:
-        """Send no more visitors to a node whose lease is over: others may have its places. It asks again."""
+        """Send no more visitors to a node whose lease is over: others may have its places. It asks again, or its
+        clients come to another node."""
         for backend in list(session.backends.values()):
-            session.revoke_tunnel(backend, unknown_node())
+            session.revoke_tunnel(backend, unknown_node(), self._server.settings.hold)
 
     def _drop(self, link: NodeLink) -> None:
         del self._links[link.node]

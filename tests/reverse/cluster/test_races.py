@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from rtunnel.options.settings.published import published
 from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster
+from tests.reverse.cluster.parts import Cluster
 from tests.reverse.net import HOST, until
 from tests.reverse.world import World
 
@@ -107,3 +107,18 @@ async def test_paths_that_come_and_go_leave_nothing(world: World) -> None:
         await cluster.serves(node)
     (held,) = node.claims._held.values()
     assert len(held.groups) == 1
+
+
+@ensureDeferred
+async def test_a_tunnel_is_asked_for_with_the_number_that_its_claim_has_now(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo = await world.echo()
+    cluster.client(first, f"tcp:{free_port()}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    ((backend, carried),) = first.nodes.carried.items()
+    assert backend.claim is not None
+    backend.claim.number += 7  # as after a lease that has ended, and is renewed
+    assert carried.request.behalf is not None
+    assert carried.request.behalf.number == backend.claim.number
