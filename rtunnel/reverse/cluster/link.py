@@ -122,6 +122,16 @@ class _CarriedTunnels:
 class NodeSession(ClientSession):
     """The link, at the end of the node whose clients' tunnels it carries."""
 
+    def publish(self, carried: Carried) -> None:
+        """Ask for a tunnel that is new, or give up one that is gone. This costs the same however many there are."""
+        if self.link.is_closed or self._draining or not self.link.is_extended:
+            return  # what is to be done is found out when the link is up
+        tunnel = self.tunnel_of(carried)
+        if tunnel is None:
+            self._change([], [] if carried.is_gone else [carried], [])
+        elif carried.is_gone and not tunnel.is_given_up:
+            self._change([tunnel], [], [])
+
     def _watch(self, tunnel: Tunnel, what: str) -> None:
         """Log that a tunnel is published there. Its client looks after the service."""
         self.log.debug(what, public=tunnel.name, tunnel=tunnel.name)
@@ -262,10 +272,10 @@ class NodeLink(LinkService):
         self._alone.use(_settings(self.where, server))
         self.use(self._alone.settings)
 
-    def publish(self) -> None:
-        """Ask for what is new, and give up what is gone."""
-        if self.session is not None:
-            self.session.sync()
+    def publish(self, carried: Carried) -> None:
+        """See :meth:`NodeSession.publish`."""
+        if isinstance(self.session, NodeSession):
+            self.session.publish(carried)
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""

@@ -225,6 +225,28 @@ async def test_a_quota_that_is_used_up_lets_nobody_cross(world: World) -> None:
     assert len(service.peers) == count
 
 
+@BOTH_PLANES
+@ensureDeferred
+async def test_all_descriptors_of_those_who_cross_are_counted(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    assert not first.descriptors.held
+    visitors = [await world.visitor(port, to=HOSTS[1]) for _ in range(5)]
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    # A pair of sockets for each and, with data connections, that from the other node. Those to clients are counted with
+    # their links.
+    assert first.descriptors.held == 5 * (2 if world.plane == "mux" else 3)
+    for number, visitor in enumerate(visitors):
+        (visitor.close, visitor.abort)[number % 2]()
+    await until(lambda: not first.descriptors.held and not second.descriptors.held, "all are given back")
+
+
 @ensureDeferred
 async def test_ports_of_their_own_only_where_the_client_is(world: World) -> None:
     cluster = Cluster(world, cluster_ports="holder")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from rtunnel.options.settings.published import published
 from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
 from tests.reverse.cluster.parts import Cluster
-from tests.reverse.net import HOST, until
+from tests.reverse.net import HOST, turns, until
 from tests.reverse.world import World
 
 
@@ -122,3 +124,48 @@ async def test_a_tunnel_is_asked_for_with_the_number_that_its_claim_has_now(worl
     backend.claim.number += 7  # as after a lease that has ended, and is renewed
     assert carried.request.behalf is not None
     assert carried.request.behalf.number == backend.claim.number
+
+
+@ensureDeferred
+async def test_one_tunnel_more_is_told_without_a_look_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    links = [link for node in cluster.nodes for link in node.nodes.links]
+    await until(
+        lambda: all(link.session is not None and link.session.link.is_extended for link in links),
+        "both ends know of it",
+    )
+    looks: list[object] = []
+
+    def look(tunnels: object) -> Iterator[Any]:
+        looks.append(tunnels)
+        return iter(())
+
+    monkeypatch.setattr("rtunnel.reverse.cluster.link._CarriedTunnels.__iter__", look)
+    echo = await world.echo()
+    client = cluster.client(first, f"tcp:{free_port()}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    await client.stopService()
+    await cluster.serves(second, 0)
+    assert not looks
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@ensureDeferred
+async def test_an_introduction_that_takes_too_long(
+    world: World, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    monkeypatch.setattr("rtunnel.reverse.cluster.nodes.ANSWER_IN", 0.0)
+
+    async def send(*_: object) -> bool:
+        await turns()
+        return listens
+
+    monkeypatch.setattr(first.directory, "send", send)
+    assert not await first.nodes.introduce(second.directory.node)
+    assert not first.nodes._answers
+    gc.collect()  # which would show an error that nobody has taken
