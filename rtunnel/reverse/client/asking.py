@@ -98,6 +98,10 @@ class AskingSession(CarryingSession):
             if self.is_reference and (gone or new or changed):
                 self._begin_anew()
             return succeed(None)
+        return self._change(gone, new, changed)
+
+    def _change(self, gone: Sequence[Tunnel], new: Sequence[Wanted], changed: Sequence[Tunnel]) -> Deferred[None]:
+        """Do what :meth:`sync` has found to be done. The link is extended."""
         if gone and WITHDRAW not in self.link.capabilities:
             self._begin_anew()
             return succeed(None)

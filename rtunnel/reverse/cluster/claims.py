@@ -112,29 +112,36 @@ class Claims:
         if backend.is_elsewhere:
             return
         key, owner = key_of(public), owner_of(backend)
-        held = self._held.get(key)
-        if held is not None and held.owner != owner and not held.asking and not any(map(len, held.groups)):
-            # Its client is gone, and only visitors wait for it.
-            self._release(key, held)
-            held = None
-        if held is None:
-            held = await self._claim_once(key, owner, public)
-        held.asking += 1
-        backend.claim = held.claim
-
-    async def _claim_once(self, key: str, owner: str, public: Public) -> _Held:
-        """Claim a key, one client after the other: the directory has one claim of ours for each."""
+        # One client after the other: the directory has one claim of ours for each key.
         lock = self._locks.setdefault(key, DeferredLock())
         await lock.acquire()
         try:
-            held = self._held.get(key)
+            held = self._of_owner(key, owner, public)
             if held is None:
                 held = self._held[key] = _Held(await self._claim(key, owner, public), owner)
-            return held
+            # Before the next one has his turn.
+            held.asking += 1
+            backend.claim = held.claim
         finally:
             if not lock.waiting:
                 del self._locks[key]
             lock.release()
+
+    def _of_owner(self, key: str, owner: str, public: Public) -> _Held | None:
+        """Return what this node holds of *key* for *owner*; None: nothing.
+
+        :raises Refused: it holds that for another one.
+        """
+        held = self._held.get(key)
+        # Alone, the groups see to it that two owners do not serve one place.
+        if held is None or held.owner == owner or not self._directory.is_cluster:
+            return held
+        if held.asking or any(map(len, held.groups)):
+            code = Code.HOST_IN_USE if public.host else Code.PORT_IN_USE
+            raise Refused(code, f"{public.host or public} is served, or was just asked for, by another client or group")
+        # Its client is gone, and only visitors wait for it.
+        self._release(key, held)
+        return None
 
     async def _claim(self, key: str, owner: str, public: Public) -> Claim:
         try:
@@ -233,6 +240,7 @@ class Claims:
             self.settle(backend)
 
     def _look(self, held: _Held) -> None:
+        held.groups = {group for group in held.groups if group.is_held_here}
         if not held.is_used:
             self._release(held.claim.key, held)
 

@@ -149,7 +149,8 @@ def cross(backend: Backend, visitors: Visitors, reactor: Any, name: str) -> sock
     visitor = Visitor(_address_of(name), _Crossed(far, reactor), visitors.discard)
     visitor.name = visitor.who = name
     visitor.prefix = text_prefix(name)
-    if backend.public is not None:
+    is_used_up = backend.budget is not None and backend.budget.used_up is not None
+    if backend.public is not None and not is_used_up:
         visitor.owner, visitor.account = backend.owner, backend.account
         if backend.session.open_visitor(backend.number, visitor):
             return near

@@ -71,7 +71,7 @@ class Carried(Wanted):
             public.port or 0,
             DialAddress.parse(where),
             f"{public} of client {backend.session.peer_name}",
-            "tcp" if public.protocol == "tcp" else public.protocol,
+            public.protocol,
             public.host,
             public.path,
             backend.rules,
@@ -80,18 +80,21 @@ class Carried(Wanted):
         self.address = None
         self._reactor = reactor
         self.cross = self._cross = partial(cross, backend, visitors, reactor)
+
+    @property
+    def request(self) -> TunnelRequest:  # type: ignore[override]
+        """See :class:`Wanted`. The number of the claim is that of now: another lease may have another one."""
+        backend, settings = self.backend, self.settings
         known_as = backend.session.known_as
         link = "" if known_as is None else link_of(known_as)
-        behalf = Behalf(backend.party, backend.client_name, backend.number_of_claim, link)
-        local = f"client {backend.session.peer_name}"
-        self.request = TunnelRequest(
-            public.port or 0,
-            local,
-            public.protocol,
-            public.host,
-            public.path,
+        return TunnelRequest(
+            settings.remote_port,
+            f"client {backend.session.peer_name}",
+            settings.protocol,
+            settings.host,
+            settings.path,
             rules_as_json(backend.rules),
-            behalf=behalf,
+            behalf=Behalf(backend.party, backend.client_name, backend.number_of_claim, link),
         )
 
     def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
@@ -118,6 +121,16 @@ class _CarriedTunnels:
 
 class NodeSession(ClientSession):
     """The link, at the end of the node whose clients' tunnels it carries."""
+
+    def publish(self, carried: Carried) -> None:
+        """Ask for a tunnel that is new, or give up one that is gone. This costs the same however many there are."""
+        if self.link.is_closed or self._draining or not self.link.is_extended:
+            return  # what is to be done is found out when the link is up
+        tunnel = self.tunnel_of(carried)
+        if tunnel is None:
+            self._change([], [] if carried.is_gone else [carried], [])
+        elif carried.is_gone and not tunnel.is_given_up:
+            self._change([tunnel], [], [])
 
     def _watch(self, tunnel: Tunnel, what: str) -> None:
         """Log that a tunnel is published there. Its client looks after the service."""
@@ -259,10 +272,10 @@ class NodeLink(LinkService):
         self._alone.use(_settings(self.where, server))
         self.use(self._alone.settings)
 
-    def publish(self) -> None:
-        """Ask for what is new, and give up what is gone."""
-        if self.session is not None:
-            self.session.sync()
+    def publish(self, carried: Carried) -> None:
+        """See :meth:`NodeSession.publish`."""
+        if isinstance(self.session, NodeSession):
+            self.session.publish(carried)
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""

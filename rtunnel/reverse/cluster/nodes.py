@@ -80,7 +80,7 @@ class Nodes(MultiService):
         self._directory = directory
         self._links: dict[str, NodeLink] = {}
         self._introduced: dict[str, tuple[str, float]] = {}
-        self._answers: dict[str, Deferred[None]] = {}
+        self._answers: dict[str, Deferred[bool]] = {}
         self._next = 1
         self._listens_at = ""
         self._settings = server.settings
@@ -182,9 +182,10 @@ class Nodes(MultiService):
             link.setServiceParent(self)
 
     def _revoke(self, session: Any) -> None:
-        """Send no more visitors to a node whose lease is over: others may have its places. It asks again."""
+        """Send no more visitors to a node whose lease is over: others may have its places. It asks again, or its
+        clients come to another node."""
         for backend in list(session.backends.values()):
-            session.revoke_tunnel(backend, unknown_node())
+            session.revoke_tunnel(backend, unknown_node(), self._server.settings.hold)
 
     def _drop(self, link: NodeLink) -> None:
         del self._links[link.node]
@@ -201,15 +202,10 @@ class Nodes(MultiService):
         """
         token = TOKEN + secrets.token_hex(16)
         answer = self._answers[token] = Deferred()
-        timer = self.reactor.callLater(ANSWER_IN, answer.cancel)
+        timer = self.reactor.callLater(ANSWER_IN, self._answered, token, False)
         try:
-            if not await self._directory.send(node, INTRODUCE, {"token": token}):
-                return ""
-            try:
-                await answer
-            except Exception:
-                return ""
-            return token
+            is_there = await self._directory.send(node, INTRODUCE, {"token": token}) and await answer
+            return token if is_there else ""
         finally:
             del self._answers[token]
             if timer.active():
@@ -224,9 +220,12 @@ class Nodes(MultiService):
         sent.addErrback(lambda failure: failure.trap(Away))
 
     def _heard_answer(self, node: str, message: Any) -> None:
-        answer = self._answers.get(str(message.get("token")))
+        self._answered(str(message.get("token")), True)
+
+    def _answered(self, token: str, is_there: bool) -> None:
+        answer = self._answers.get(token)
         if answer is not None and not answer.called:
-            answer.callback(None)
+            answer.callback(is_there)
 
     def admit(self, token: str) -> str:
         """Return the name of the node that shows *token*, which is good once; empty: it was not introduced."""
@@ -254,11 +253,10 @@ class Nodes(MultiService):
         settings = self._server.settings
         if backend.public.port and settings.cluster_ports == "holder":
             return
-        self.carried[backend] = Carried(
-            self._next, backend, self._server.visitors, self.reactor, settings.public_interface
-        )
+        carried = Carried(self._next, backend, self._server.visitors, self.reactor, settings.public_interface)
+        self.carried[backend] = carried
         self._next += 1
-        self._tell_all()
+        self._tell_all(carried)
 
     def withdraw(self, backend: Backend, *, is_lost: bool = False) -> None:
         """Undo :meth:`publish`.
@@ -269,11 +267,11 @@ class Nodes(MultiService):
         if carried is not None:
             carried.is_gone = True
             carried.why_gone = Code.CONNECTION_LOST if is_lost else Code.SHUTTING_DOWN
-            self._tell_all()
+            self._tell_all(carried)
 
-    def _tell_all(self) -> None:
+    def _tell_all(self, carried: Carried) -> None:
         for link in self._links.values():
-            link.publish()
+            link.publish(carried)
 
     def say_state(self, backend: Backend) -> None:
         """Tell the others whether the service of *backend* answers."""

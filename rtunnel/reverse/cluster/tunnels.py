@@ -20,7 +20,7 @@ from rtunnel.reverse.cluster.nodes import Nodes, unknown_node
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.server.granted import grant
-from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.groups import Group, anybody
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.server.roster import Roster
@@ -172,15 +172,17 @@ class PublishingServer(DrainingService):
         if public.host:
             self.named.check(public)
 
-    def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
+    def close_tunnel(self, backend: Backend, hold: float = 0.0, *, goes_elsewhere: bool = False) -> Public | None:
         """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
 
         :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
+        :param goes_elsewhere: its client is sent away, to come back at another node.
         """
-        self.nodes.withdraw(backend, is_lost=hold > 0)
+        self.nodes.withdraw(backend, is_lost=hold > 0 or goes_elsewhere)
         group, backend.public = backend.group, None
         if group is None:
             return None
-        may_stay = partial(self._may_stay, backend.session)
+        # Whose node is gone may come back at any other one, which asks then whether he may.
+        may_stay = anybody if backend.is_elsewhere else partial(self._may_stay, backend.session)
         group.leave(backend, 0.0 if group.public.protocol == "udp" else hold, may_stay)
         return None if len(group) or (group is self.shared_backends and not hold) else group.public

@@ -33,7 +33,8 @@ AVOID = 1.0
 LOOK_EVERY = 1.0
 
 
-def _yes() -> bool:
+def anybody() -> bool:
+    """Return that a client may stay, whoever it is."""
     return True
 
 
@@ -78,7 +79,7 @@ class Group:
         self._last_holders: Collection[object] = ()
         self._last_party = ""
         self._until = 0.0
-        self._may_stay = _yes
+        self._may_stay = anybody
         self._hold_call: IDelayedCall | None = None
 
     def __len__(self) -> int:
@@ -149,7 +150,7 @@ class Group:
                 if backend.rules != self.rules:
                     self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance](by_link=True)
-        self._may_stay = _yes
+        self._may_stay = anybody
         backend.group = self
         self._members[backend] = None
         self._only = backend if len(self._members) == 1 else None
@@ -175,7 +176,7 @@ class Group:
             return True
         return are_one_group(backend.rules, self.rules)
 
-    def leave(self, backend: Backend, hold: float = 0.0, may_stay: Callable[[], bool] = _yes) -> None:
+    def leave(self, backend: Backend, hold: float = 0.0, may_stay: Callable[[], bool] = anybody) -> None:
         """Remove *backend*.
 
         :param hold: if it was the last one, seconds for which visitors wait for another.
@@ -199,7 +200,7 @@ class Group:
 
     # Waiting
 
-    def expect(self, holders: Collection[object], hold: float, may_stay: Callable[[], bool] = _yes) -> None:
+    def expect(self, holders: Collection[object], hold: float, may_stay: Callable[[], bool] = anybody) -> None:
         """Let visitors wait for a tunnel, as there is none.
 
         :param holders: whose tunnels they wait for; see :attr:`~rtunnel.reverse.server.interfaces.ISession.holder`.

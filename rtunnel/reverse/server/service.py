@@ -272,7 +272,8 @@ class TunnelServer(PublishingServer):
         # Who leaves in good order, or was sent away, is not waited for.
         is_away = session.streams_outlive and not self._stopping and self._may_stay(session)
         hold = self.settings.hold if is_away else 0.0
-        freed = [place for backend in session.backends.values() if (place := self.close_tunnel(backend, hold))]
+        close = partial(self.close_tunnel, hold=hold, goes_elsewhere=self._stopping and not session.node)
+        freed = [place for backend in session.backends.values() if (place := close(backend))]
         if session.link.peer is not None or session.backends:
             what = f"visitors wait {hold:g} s for it" if hold else "freed"
             places = f"; {what}: {', '.join(public.short for public in freed)}" if freed else ""

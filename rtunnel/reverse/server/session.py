@@ -378,12 +378,15 @@ class ServerSession(CarryingSession):
         self.handle_events()
         self.flush()
 
-    def revoke_tunnel(self, backend: Backend, refusal: Refused) -> None:
-        """Take away a tunnel that the client may no longer have. Its streams continue."""
+    def revoke_tunnel(self, backend: Backend, refusal: Refused, hold: float = 0.0) -> None:
+        """Take away a tunnel that the client may no longer have. Its streams continue.
+
+        :param hold: seconds for which visitors wait for the client to come by another link.
+        """
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
             self._say_refused(backend.number, str(backend.place), refusal)
-            self._server.close_tunnel(backend)
+            self._server.close_tunnel(backend, hold)
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()

@@ -8,6 +8,7 @@ from typing import Any
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.cluster.memory import MemoryDirectory, Shared
+from rtunnel.cluster.times import Times
 from rtunnel.options.settings.published import published
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server.service import TunnelServer
@@ -21,11 +22,20 @@ HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 class Cluster:
     """Servers at :data:`HOSTS`.
 
+    :param times: of the directory, other than usual.
     :ivar shared: what their directories have in common.
     """
 
-    def __init__(self, world: World, count: int = 2, settings: Sequence[dict[str, Any]] = (), **all_: Any) -> None:
+    def __init__(
+        self,
+        world: World,
+        count: int = 2,
+        settings: Sequence[dict[str, Any]] = (),
+        times: Times | None = None,
+        **all_: Any,
+    ) -> None:
         self.world = world
+        self._times = times
         self.shared = Shared()
         self.nodes: list[TunnelServer] = []
         for number in range(count):
@@ -35,7 +45,7 @@ class Cluster:
     def start(self, host: str, **settings: Any) -> TunnelServer:
         settings.setdefault("http_listen", ListenAddress.parse(f"{host}:0"))
         settings.setdefault("https_listen", ListenAddress.parse(f"{host}:0"))
-        directory = MemoryDirectory(reactor, self.shared)
+        directory = MemoryDirectory(reactor, self.shared, self._times)
         server = self.world.server(host=host, directory=directory, **settings)
         self.nodes.append(server)
         return server

@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import DatagramProtocol
 
+from rtunnel.access.rules import Rules
 from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.cluster.crossing import pair
 from tests.ports import free_port
@@ -195,6 +196,55 @@ async def test_datagrams(world: World) -> None:
     assert visitor.received[0] == b"hello"
     await listening.stopListening()
     await sending.stopListening()
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_a_quota_that_is_used_up_lets_nobody_cross(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+
+    def build() -> Peer:
+        peer = Peer()
+        peer.on_data = lambda _data: peer.send(bytes(2_000_000))
+        return peer
+
+    service, port = await world.service(build), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{service.port}", rules=Rules(quota=1_000_000))
+    await cluster.serves(second)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"x")
+    await visitor.ends()
+    assert visitor.count < 2_000_000
+    count = len(service.peers)
+    assert count == 1
+    for host in HOSTS[:2]:
+        visitor = await world.visitor(port, to=host)
+        await visitor.ends()
+    assert len(service.peers) == count
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_all_descriptors_of_those_who_cross_are_counted(world: World) -> None:
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    assert not first.descriptors.held
+    visitors = [await world.visitor(port, to=HOSTS[1]) for _ in range(5)]
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    # A pair of sockets for each and, with data connections, that from the other node. Those to clients are counted with
+    # their links.
+    assert first.descriptors.held == 5 * (2 if world.plane == "mux" else 3)
+    for number, visitor in enumerate(visitors):
+        (visitor.close, visitor.abort)[number % 2]()
+    await until(lambda: not first.descriptors.held and not second.descriptors.held, "all are given back")
 
 
 @ensureDeferred

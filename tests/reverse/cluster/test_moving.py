@@ -105,6 +105,45 @@ async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: Wor
     await until(lambda: not first.ports.groups and not second.ports.groups, "the port is free at both nodes")
 
 
+@pytest.mark.parametrize("drain", [PATIENCE, 0.0])
+@ensureDeferred
+async def test_visitors_at_other_nodes_wait_for_clients_of_a_node_that_stops(world: World, drain: float) -> None:
+    world.plane = "direct"
+    cluster = Cluster(world, hold=PATIENCE, drain=drain)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_min=3.0, reconnect_max=3.0)
+    await cluster.serves(second)
+    client.link.settings = replace(client.settings, server=DialAddress.parse(second.control.local_address))
+    stopped = first.stopService()
+    await cluster.serves(second, 0)
+    assert second.ports.groups, "its visitors are turned away"
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    await stopped
+    await until(lambda: not second.directory.nodes, "the node has left the directory")
+    await visitor.has(b"hello")
+
+
+@ensureDeferred
+async def test_visitors_wait_for_clients_of_a_node_whose_lease_is_over(world: World) -> None:
+    cluster = Cluster(world, hold=PATIENCE)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    cluster.shared.parted.add(first.directory.node)  # nobody says that its links are lost
+    await cluster.serves(second, 0)
+    assert second.ports.groups, "its visitors are turned away"
+    visitor = await world.visitor(port, to=HOSTS[1])
+    visitor.send(b"hello")
+    lead_to(client, second)
+    await visitor.has(b"hello")
+    cluster.shared.parted.clear()
+
+
 @ensureDeferred
 async def test_a_client_that_does_not_answer_gives_way_to_one_at_another_node(
     world: World, monkeypatch: pytest.MonkeyPatch
