@@ -122,6 +122,14 @@ class AskingSession(CarryingSession):
         withdrawal.addErrback(lambda failure: self.log.failure("when a tunnel was given up", failure))
         return withdrawal.addBoth(lambda _: self._withdrawals.discard(withdrawal))
 
+    def add(self, wanted: Wanted) -> None:
+        """Ask for one that is new. Unlike :meth:`sync`, it does not look at all the others."""
+        if self.link.is_closed or self._draining or not self.link.is_extended or wanted.number in self._tunnels:
+            return  # once the link is extended, all are asked for
+        self._say_state(self._ask_for(wanted), only_if_down=True)
+        self.handle_events()
+        self.flush()
+
     def _begin_anew(self) -> None:
         """Close the link: the next one asks for what is wanted then."""
         self.why_lost = "the tunnels have changed, which this server hears of by another link only"

@@ -259,8 +259,13 @@ class NodeLink(LinkService):
         self._alone.use(_settings(self.where, server))
         self.use(self._alone.settings)
 
-    def publish(self) -> None:
-        """Ask for what is new, and give up what is gone."""
+    def publish(self, carried: Carried) -> None:
+        """Ask for what is new."""
+        if self.session is not None:
+            self.session.add(carried)
+
+    def withdraw(self) -> None:
+        """Give up what is gone."""
         if self.session is not None:
             self.session.sync()
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
@@ -85,6 +86,7 @@ class Nodes(MultiService):
         self._listens_at = ""
         self._settings = server.settings
         self._has_agreed = self._is_agreeing = False
+        self._withdrawing: IDelayedCall | None = None
         if directory.is_cluster:
             _check_certificate(server.settings)
             directory.watch(self._changed)
@@ -98,6 +100,13 @@ class Nodes(MultiService):
         if self._directory.is_cluster:
             self.look()
             self._changed()
+
+    def stopService(self) -> Deferred[None]:
+        """End the links."""
+        if self._withdrawing is not None:
+            self._withdrawing.cancel()
+            self._withdraw_now()
+        return super().stopService()
 
     def _address(self) -> str:
         """Return where other nodes reach this one."""
@@ -254,11 +263,11 @@ class Nodes(MultiService):
         settings = self._server.settings
         if backend.public.port and settings.cluster_ports == "holder":
             return
-        self.carried[backend] = Carried(
-            self._next, backend, self._server.visitors, self.reactor, settings.public_interface
-        )
+        carried = Carried(self._next, backend, self._server.visitors, self.reactor, settings.public_interface)
+        self.carried[backend] = carried
         self._next += 1
-        self._tell_all()
+        for link in self._links.values():
+            link.publish(carried)
 
     def withdraw(self, backend: Backend, *, is_lost: bool = False) -> None:
         """Undo :meth:`publish`.
@@ -269,11 +278,13 @@ class Nodes(MultiService):
         if carried is not None:
             carried.is_gone = True
             carried.why_gone = Code.CONNECTION_LOST if is_lost else Code.SHUTTING_DOWN
-            self._tell_all()
+            # All that go in one turn go together: each look at what is gone is one at all tunnels.
+            if self._withdrawing is None:
+                self._withdrawing = self.reactor.callLater(0, self._withdraw_now)
 
-    def _tell_all(self) -> None:
-        for link in self._links.values():
-            link.publish()
+    def _withdraw_now(self) -> None:
+        self._withdrawing = None
+        do_all([link.withdraw for link in self._links.values()])
 
     def say_state(self, backend: Backend) -> None:
         """Tell the others whether the service of *backend* answers."""

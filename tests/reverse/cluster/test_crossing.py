@@ -11,6 +11,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.cluster.crossing import pair
+from rtunnel.reverse.cluster.link import NodeSession
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
@@ -140,6 +141,24 @@ async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
     await client.stopService()
     for node in cluster.nodes:
         await cluster.serves(node, 0)
+
+
+@ensureDeferred
+async def test_many_tunnels_are_not_looked_at_for_each(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when one more comes, nor when they go together: with thousands of them that would take seconds."""
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, looks = await world.echo(), []
+    sync = NodeSession.sync
+    monkeypatch.setattr(NodeSession, "sync", lambda self: looks.append(self) or sync(self))
+    names = [f"http:a{number}.example.org={HOST}:{echo.port}" for number in range(20)]
+    client = cluster.client(first, *names)
+    await cluster.serves(second, 20)
+    assert not looks
+    await client.stopService()
+    await cluster.serves(second, 0)
+    assert len(looks) < 10
 
 
 @BOTH_PLANES
