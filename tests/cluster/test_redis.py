@@ -13,10 +13,12 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
 from twisted.logger import formatEvent
 
 from rtunnel.cluster.interface import Away, Taken
 from rtunnel.cluster.redis import RedisDirectory
+from rtunnel.cluster.redis_link import ReplyTimer
 from rtunnel.cluster.redis_scripts import ANNOUNCE, CLAIM, JOIN, RELEASE, RENEW, TALLY, digest
 from rtunnel.cluster.redis_texts import MAX_MESSAGE
 from rtunnel.cluster.settings import ClusterUrl
@@ -125,6 +127,21 @@ async def test_redis_hangs(own_world: RedisWorld) -> None:
     await until(lambda: not a.why_away)
     await claimed(b, KEY, "you")
     assert await b.find("kept") == (a.node,)
+
+
+def test_a_busy_process_reads_once_more_before_a_reply_is_late() -> None:
+    clock, late = Clock(), list[int]()
+    timers = [ReplyTimer(clock, 2.0, late.append, number) for number in range(2)]
+    for call in clock.getDelayedCalls():
+        assert call.getTime() == 2.0
+        clock.calls.remove(call)
+        call.func()
+    assert not late
+    # The reply to one of them was there all the time.
+    timers[0].cancel()
+    assert [timer.active() for timer in timers] == [False, True]
+    clock.advance(0)
+    assert late == [1]
 
 
 @ensureDeferred
