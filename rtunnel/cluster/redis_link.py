@@ -94,10 +94,10 @@ class ReplyTimer:
     :param late: called if it has not.
     """
 
-    def __init__(self, reactor: Any, seconds: float, late: Callable[..., object], *arguments: object) -> None:
+    def __init__(self, reactor: Any, seconds: float, late: Callable[[], object]) -> None:
         self._call = reactor.callLater(seconds, self._read_once_more)
         self._reactor = reactor
-        self._late = partial(late, *arguments)
+        self._late = late
 
     def _read_once_more(self) -> None:
         self._call = self._reactor.callLater(0, self._late)
@@ -127,13 +127,23 @@ class _Commands(txredisapi.RedisProtocol):  # type: ignore[misc]
         self.check: ServerCheck | None = None
         self.why = ""
         self.is_lost = False
+        self._rest = b""
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         """Take bytes of Redis, or of something that is none."""
         try:
-            super().dataReceived(data, unpause)
+            while data:
+                self._rest = b""
+                super().dataReceived(data, unpause)
+                data = self._rest
         except Exception as error:
             self.drop(f"it does not speak Redis's protocol: {explain(error)}")
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        """Go on with what is behind a reply. txredisapi would pause, and take each reply in a turn of the reactor of
+        its own: too late, if turns are long."""
+        self.line_mode = 1
+        self._rest = extra
 
     def drop(self, why: str) -> None:
         """End the connection now."""

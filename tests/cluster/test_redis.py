@@ -14,11 +14,12 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import formatEvent
 
 from rtunnel.cluster.interface import Away, Taken
 from rtunnel.cluster.redis import RedisDirectory
-from rtunnel.cluster.redis_link import ReplyTimer
+from rtunnel.cluster.redis_link import ReplyTimer, _Commands, _Factory
 from rtunnel.cluster.redis_scripts import ANNOUNCE, CLAIM, JOIN, RELEASE, RENEW, TALLY, digest
 from rtunnel.cluster.redis_texts import MAX_MESSAGE
 from rtunnel.cluster.settings import ClusterUrl
@@ -129,9 +130,22 @@ async def test_redis_hangs(own_world: RedisWorld) -> None:
     assert await b.find("kept") == (a.node,)
 
 
+def test_all_replies_that_have_come_are_taken_at_once() -> None:
+    """A turn of the reactor for each would be long if much else goes on."""
+    clock = Clock()
+    factory = _Factory(lambda: _Commands(clock, 2.0))
+    commands = factory.buildProtocol(None)
+    commands.makeConnection(StringTransport())
+    asked = [Deferred.fromCoroutine(commands.ask("GET", str(number))) for number in range(500)]
+    replies = b"".join(b"$3\r\n%03d\r\n" % number for number in range(500))
+    for half in (replies[:3333], replies[3333:]):
+        commands.dataReceived(half)
+    assert [each.result for each in asked] == [b"%03d" % number for number in range(500)]
+
+
 def test_a_busy_process_reads_once_more_before_a_reply_is_late() -> None:
     clock, late = Clock(), list[int]()
-    timers = [ReplyTimer(clock, 2.0, late.append, number) for number in range(2)]
+    timers = [ReplyTimer(clock, 2.0, lambda number=number: late.append(number)) for number in range(2)]
     for call in clock.getDelayedCalls():
         assert call.getTime() == 2.0
         clock.calls.remove(call)
