@@ -264,7 +264,7 @@ class NodeLink(LinkService):
         if self.session is not None:
             self.session.add(carried)
 
-    def withdraw(self) -> None:
+    def give_up_gone(self) -> None:
         """Give up what is gone."""
         if self.session is not None:
             self.session.sync()

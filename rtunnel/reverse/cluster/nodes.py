@@ -101,7 +101,7 @@ class Nodes(MultiService):
             self.look()
             self._changed()
 
-    def stopService(self) -> Deferred[None]:
+    def stopService(self) -> Any:
         """End the links."""
         if self._withdrawing is not None:
             self._withdrawing.cancel()
@@ -284,7 +284,7 @@ class Nodes(MultiService):
 
     def _withdraw_now(self) -> None:
         self._withdrawing = None
-        do_all([link.withdraw for link in self._links.values()])
+        do_all([link.give_up_gone for link in self._links.values()])
 
     def say_state(self, backend: Backend) -> None:
         """Tell the others whether the service of *backend* answers."""
