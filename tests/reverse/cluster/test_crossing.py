@@ -149,9 +149,14 @@ async def test_many_tunnels_are_not_looked_at_for_each(world: World, monkeypatch
     cluster = Cluster(world)
     first, second = cluster.nodes
     await cluster.meets()
-    echo, looks = await world.echo(), []
+    echo, looks = await world.echo(), list[Any]()
     sync = NodeSession.sync
-    monkeypatch.setattr(NodeSession, "sync", lambda self: looks.append(self) or sync(self))
+
+    def look(session: NodeSession) -> Any:
+        looks.append(session)
+        return sync(session)
+
+    monkeypatch.setattr(NodeSession, "sync", look)
     names = [f"http:a{number}.example.org={HOST}:{echo.port}" for number in range(20)]
     client = cluster.client(first, *names)
     await cluster.serves(second, 20)
