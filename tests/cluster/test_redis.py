@@ -147,7 +147,7 @@ def test_all_replies_that_have_come_are_taken_at_once() -> None:
 def test_a_busy_process_reads_once_more_before_a_reply_is_late() -> None:
     clock, late = Clock(), list[int]()
     timers = [ReplyTimer(clock, 2.0, partial(late.append, number)) for number in range(2)]
-    calls: list[Any] = clock.getDelayedCalls()
+    calls: Any = clock.getDelayedCalls()
     for call in calls:
         assert call.getTime() == 2.0
         clock.calls.remove(call)
