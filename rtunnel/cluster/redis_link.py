@@ -7,6 +7,7 @@ time-out. When one does not come in time, both connections are dropped, as later
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import txredisapi
@@ -86,6 +87,30 @@ class _Factory(Factory):
         self.why = explain(Exception(why))
 
 
+class ReplyTimer:
+    """A time-out for a reply. When it is over, it lets the reactor read once more: if this process was busy, the reply
+    may have come long ago.
+
+    :param late: called if it has not.
+    """
+
+    def __init__(self, reactor: Any, seconds: float, late: Callable[[], object]) -> None:
+        self._call = reactor.callLater(seconds, self._read_once_more)
+        self._reactor = reactor
+        self._late = late
+
+    def _read_once_more(self) -> None:
+        self._call = self._reactor.callLater(0, self._late)
+
+    def active(self) -> bool:
+        """See :class:`twisted.internet.interfaces.IDelayedCall`."""
+        return bool(self._call.active())
+
+    def cancel(self) -> None:
+        """See :class:`twisted.internet.interfaces.IDelayedCall`."""
+        self._call.cancel()
+
+
 class _Commands(txredisapi.RedisProtocol):  # type: ignore[misc]
     """A connection.
 
@@ -97,18 +122,28 @@ class _Commands(txredisapi.RedisProtocol):  # type: ignore[misc]
     def __init__(self, reactor: Any, timeout: float, **options: Any) -> None:
         super().__init__(charset=None, replyTimeout=timeout, convertNumbers=False, **options)
         # By default that of the process, which need not be the one that connects.
-        self.callLater = reactor.callLater
+        self.callLater = partial(ReplyTimer, reactor)
         self.lost: Callable[[str], None] = lambda why: None
         self.check: ServerCheck | None = None
         self.why = ""
         self.is_lost = False
+        self._rest = b""
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         """Take bytes of Redis, or of something that is none."""
         try:
-            super().dataReceived(data, unpause)
+            while data:
+                self._rest = b""
+                super().dataReceived(data, unpause)
+                data = self._rest
         except Exception as error:
             self.drop(f"it does not speak Redis's protocol: {explain(error)}")
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        """Go on with what is behind a reply. txredisapi would pause, and take each reply in a turn of the reactor of
+        its own: too late, if turns are long."""
+        self.line_mode = 1
+        self._rest = extra
 
     def drop(self, why: str) -> None:
         """End the connection now."""

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import formatEvent
 
 from rtunnel.cluster.interface import Away, Taken
 from rtunnel.cluster.redis import RedisDirectory
+from rtunnel.cluster.redis_link import ReplyTimer, _Commands, _Factory
 from rtunnel.cluster.redis_scripts import ANNOUNCE, CLAIM, JOIN, RELEASE, RENEW, TALLY, digest
 from rtunnel.cluster.redis_texts import MAX_MESSAGE
 from rtunnel.cluster.settings import ClusterUrl
@@ -125,6 +129,35 @@ async def test_redis_hangs(own_world: RedisWorld) -> None:
     await until(lambda: not a.why_away)
     await claimed(b, KEY, "you")
     assert await b.find("kept") == (a.node,)
+
+
+def test_all_replies_that_have_come_are_taken_at_once() -> None:
+    """A turn of the reactor for each would be long if much else goes on."""
+    clock = Clock()
+    factory = _Factory(lambda: _Commands(clock, 2.0))
+    commands = factory.buildProtocol(None)
+    commands.makeConnection(StringTransport())
+    asked = [Deferred.fromCoroutine(commands.ask("GET", str(number))) for number in range(500)]
+    replies = b"".join(b"$3\r\n%03d\r\n" % number for number in range(500))
+    for half in (replies[:3333], replies[3333:]):
+        commands.dataReceived(half)
+    assert [each.result for each in asked] == [b"%03d" % number for number in range(500)]
+
+
+def test_a_busy_process_reads_once_more_before_a_reply_is_late() -> None:
+    clock, late = Clock(), list[int]()
+    timers = [ReplyTimer(clock, 2.0, partial(late.append, number)) for number in range(2)]
+    calls: Any = clock.getDelayedCalls()
+    for call in calls:
+        assert call.getTime() == 2.0
+        clock.calls.remove(call)
+        call.func()
+    assert not late
+    # The reply to one of them was there all the time.
+    timers[0].cancel()
+    assert [timer.active() for timer in timers] == [False, True]
+    clock.advance(0)
+    assert late == [1]
 
 
 @ensureDeferred

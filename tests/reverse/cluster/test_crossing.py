@@ -12,6 +12,7 @@ from twisted.internet.protocol import DatagramProtocol
 from rtunnel.access.rules import Rules
 from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.cluster.crossing import pair
+from rtunnel.reverse.cluster.link import NodeSession
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
@@ -141,6 +142,30 @@ async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
     await client.stopService()
     for node in cluster.nodes:
         await cluster.serves(node, 0)
+
+
+@ensureDeferred
+async def test_many_tunnels_are_not_looked_at_for_each(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when one more comes, nor when they go together: with thousands of them that would take seconds."""
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo, looks = await world.echo(), list[Any]()
+    sync = NodeSession.sync
+
+    def look(session: NodeSession) -> Any:
+        looks.append(session)
+        return sync(session)
+
+    monkeypatch.setattr(NodeSession, "sync", look)
+    names = [f"http:a{number}.example.org={HOST}:{echo.port}" for number in range(20)]
+    client = cluster.client(first, *names)
+    await cluster.serves(second, 20)
+    # A link that has just come up looks once.
+    assert len(looks) < 5
+    await client.stopService()
+    await cluster.serves(second, 0)
+    assert len(looks) < 15
 
 
 @BOTH_PLANES
