@@ -194,7 +194,7 @@ class RedisNode(Service):
         self._why = why
         if why != self._said and self.running:
             self._said = why
-            self._limited.warn("the directory of the cluster is away: {why}", why=why)
+            self._limited.warn("the directory of the cluster is away: {why}; what is new has to wait", why=why)
 
     # The lease
 

@@ -85,10 +85,7 @@ class _Held:
 
 
 class Claims:
-    """The places that clients of this node hold.
-
-    :ivar why_away: why the directory could not be asked last; empty if it could.
-    """
+    """The places that clients of this node hold."""
 
     log = Logger()
 
@@ -98,7 +95,6 @@ class Claims:
         directory.listen(LET_GO, self._heard_let_go)
         self._held: dict[str, _Held] = {}
         self._locks: dict[str, DeferredLock] = {}
-        self.why_away = ""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -151,10 +147,8 @@ class Claims:
                 self._send_let_go(node, key)
             raise self._in_use(public, str(taken)) from None
         except Away as away:
-            self.is_away(str(away))
             text = "the server cannot ask its cluster now who has it"
             raise Refused(Code.CLUSTER_AWAY, f"{public}: {text}", str(away)) from None
-        self.is_away("")
         return claim
 
     # What is held by a client that is gone
@@ -185,16 +179,6 @@ class Claims:
                     group.end()
         finally:
             held.is_asked = False
-
-    def is_away(self, why: str) -> None:
-        """Take note of why the directory cannot be asked; empty: it can. Log that once."""
-        if bool(why) != bool(self.why_away):
-            if why:
-                text = "the directory of the cluster cannot be reached ({why}); what clients ask for new has to wait"
-                self.log.warn(text, why=why)
-            else:
-                self.log.info("the directory of the cluster can be reached again")
-        self.why_away = why
 
     def check(self, backend: Backend) -> None:
         """Check whether the claim of *backend*, which has joined its group, was lost meanwhile.

@@ -125,7 +125,6 @@ class Nodes(MultiService):
 
     def look(self) -> None:
         """See to what can only be done when the directory is there, and end links that are not needed any more."""
-        self._server.claims.is_away(self._directory.why_away)
         if self._listens_at != (listens_at := self._server.control.local_address):
             self._listens_at = listens_at
             self._directory.announce({"kind": KIND, "control": self._address()})

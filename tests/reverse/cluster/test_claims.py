@@ -116,12 +116,8 @@ async def test_what_is_asked_for_while_the_directory_is_away_has_to_wait(world: 
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     assert Code.CLUSTER_AWAY in await world.logged("refused by the server")
-    assert len(world.lines("the directory of the cluster cannot be reached")) == 1
-    assert first.claims.why_away
     cluster.shared.parted.clear()
     await cluster.serves(second)
-    assert not first.claims.why_away
-    assert len(world.lines("the directory of the cluster can be reached again")) == 1
 
 
 @ensureDeferred
