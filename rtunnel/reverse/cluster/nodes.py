@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -76,6 +77,9 @@ class Nodes(MultiService):
         self.reactor = reactor
         self.carried: dict[Backend, Carried] = {}
         self.sessions: dict[Any, None] = {}
+        # Tunnels of clients at other nodes, by whose links they are known, and how many each link has.
+        self._elsewhere: dict[Backend, str] = {}
+        self._links_elsewhere: Counter[str] = Counter()
         self._server = server
         self._directory = directory
         self._links: dict[str, NodeLink] = {}
@@ -237,17 +241,17 @@ class Nodes(MultiService):
 
     def has_client(self, link: str) -> bool:
         """Whether a client's link is known to be at another node; see :func:`link_of`."""
-        return any(
-            backend.behalf is not None and backend.behalf.link == link
-            for session in self.sessions
-            for backend in session.backends.values()
-        )
+        return self._links_elsewhere[link] > 0
 
     # What is published at the others
 
     def publish(self, backend: Backend) -> None:
-        """Let visitors of *backend*, a tunnel of a client of ours, come to any node."""
-        if not self._directory.is_cluster or backend.is_elsewhere or backend.public is None:
+        """Let visitors of *backend*, if it is a tunnel of a client of ours, come to any node."""
+        if backend.behalf is not None:
+            self._elsewhere[backend] = backend.behalf.link
+            self._links_elsewhere[backend.behalf.link] += 1
+            return
+        if not self._directory.is_cluster or backend.public is None:
             return
         settings = self._server.settings
         if backend.public.port and settings.cluster_ports == "holder":
@@ -262,6 +266,11 @@ class Nodes(MultiService):
 
         :param is_lost: its client is lost and may come back, so that visitors wait for it everywhere.
         """
+        link = self._elsewhere.pop(backend, None)
+        if link is not None:
+            self._links_elsewhere[link] -= 1
+            if not self._links_elsewhere[link]:
+                del self._links_elsewhere[link]
         carried = self.carried.pop(backend, None)
         if carried is not None:
             carried.is_gone = True

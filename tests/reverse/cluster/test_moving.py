@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import DialAddress
+from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.wire.limits import LinkLimits
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -103,6 +104,29 @@ async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: Wor
     # When it leaves in good order, nobody waits.
     await client.stopService()
     await until(lambda: not first.ports.groups and not second.ports.groups, "the port is free at both nodes")
+
+
+@ensureDeferred
+async def test_where_a_client_is_is_known_without_a_look_at_all_tunnels(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node with thousands of lost links asks for each of them, once a second."""
+    cluster = Cluster(world)
+    first, second = cluster.nodes
+    await cluster.meets()
+    echo = await world.echo()
+    client = cluster.client(first, *(f"tcp:{free_port()}={HOST}:{echo.port}" for _ in range(2)))
+    await cluster.serves(second, 2)
+    (session,) = first.sessions
+    assert session.known_as is not None
+    link = link_of(session.known_as)
+    with monkeypatch.context() as patched:
+        patched.setattr(second.nodes, "sessions", None)
+        assert second.nodes.has_client(link)
+    assert not first.nodes.has_client(link)
+    await client.stopService()
+    await cluster.serves(second, 0)
+    assert not second.nodes.has_client(link)
 
 
 @pytest.mark.parametrize("drain", [PATIENCE, 0.0])

@@ -252,6 +252,8 @@ async def test_a_place_has_one_owner_and_nothing_is_left(
         await until(lambda node=node: not node.visitors and not node.streams_left(), "nobody is left")  # type: ignore[misc]
         assert not node.sessions
         assert not node.nodes.carried
+        assert not node.nodes._elsewhere
+        assert not node.nodes._links_elsewhere
         assert not node.claims._locks
         assert not node.nodes._answers
         assert not node.kept
