@@ -21,6 +21,7 @@ from tests.process.services import LOOPBACK, Service, curl, fetch, page
 from tests.process.tls_services import TlsService, authority_at, certificate
 
 SAMPLE = ROOT / "etc" / "haproxy" / "rtunnel.cfg"
+TOKEN = "the-token-of-the-status-port"
 NODES = "10.0.0.11", "10.0.0.12", "10.0.0.13"
 
 
@@ -48,7 +49,7 @@ class Haproxy:
     """
 
     def __init__(self, twistd: Twistds, behind: dict[int, int]) -> None:
-        text = SAMPLE.read_text()
+        text = SAMPLE.read_text().replace("Bearer TOKEN", f"Bearer {TOKEN}")
         for theirs, ours in zip(NODES, HOSTS, strict=True):
             text = text.replace(f" {theirs}:", f" {ours}:")
         where = r"(server node\d 127\.0\.0\.\d:|check port )(\d+)"
@@ -85,7 +86,7 @@ def test_servers_behind_the_sample(
     twistd: Twistds, serve: Callable[..., Service], redis: RedisServer, tmp_path: Path
 ) -> None:
     need("wrk")
-    cluster = Cluster(twistd, redis, with_header=True)
+    cluster = Cluster(twistd, redis, options=[f"--status-token={TOKEN}"], with_header=True)
     cluster.meet()
     behind = {80: cluster.http, 443: cluster.https, 7000: cluster.control, 7070: cluster.status}
     haproxy = Haproxy(twistd, behind | {8080: free_port(), 7071: free_port()})
@@ -132,7 +133,7 @@ def test_servers_behind_the_sample(
     # Without its directory, the last one is not ready.
     redis.freeze()
     haproxy.is_down("http", 3)
-    assert stays.ready() == 503
+    assert not stays.look()["ready"]
     secure.close()
 
 
@@ -145,6 +146,7 @@ def test_signaling_behind_the_sample(twistd: Twistds, serve: Callable[..., Servi
             "rtc-signal",
             f"--addr=haproxy:tcp:{port}:interface={host}",
             f"--status-listen={host}:{status}",
+            f"--status-token={TOKEN}",
             f"--cluster=redis+unix://{redis.socket}",
         )
         for host in HOSTS
