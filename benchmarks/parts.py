@@ -281,11 +281,11 @@ def parse_wrk(report: str) -> Answers:
     return Answers(int(count[1]), float(per_second[1]), p50, p99)
 
 
-def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
+def throughput(seconds: float, *options: str, host: str = HOST) -> Callable[[int], Transfer]:
     """Return a function that measures the throughput through a port with iperf3 for that many *seconds*."""
 
     def measure(port: int) -> Transfer:
-        argv = [find("iperf3"), "-c", HOST, "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
+        argv = [find("iperf3"), "-c", host, "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
         deadline = time.monotonic() + BUSY
         while True:
             try:
@@ -298,13 +298,15 @@ def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
     return measure
 
 
-def requests(seconds: float, connections: int, script: Path | None = None) -> Callable[[int], Answers]:
+def requests(
+    seconds: float, connections: int, script: Path | None = None, host: str = HOST
+) -> Callable[[int], Answers]:
     """Return a function that makes requests through a port with wrk for that many *seconds*."""
 
     def measure(port: int) -> Answers:
         argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]
         argv += ["-s", str(script)] if script else []
-        return parse_wrk(load([*argv, f"http://{HOST}:{port}/"], seconds))
+        return parse_wrk(load([*argv, f"http://{host}:{port}/"], seconds))
 
     return measure
 
