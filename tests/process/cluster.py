@@ -23,6 +23,17 @@ HOSTS = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 APP = "app.example.org"
 
 
+def status_of(process: Process) -> dict[str, Any]:
+    """What ``rtunnel status`` says of a process, which may have just been started."""
+
+    def look() -> list[dict[str, Any]]:
+        _, out, _ = run_rtunnel("status", str(process.pid), "--json")
+        return list(json.loads(out))
+
+    [found] = poll(look, PATIENCE, "the process tells its status")
+    return found
+
+
 class Node:
     """One of the servers.
 
@@ -50,10 +61,7 @@ class Node:
 
     def look(self) -> dict[str, Any]:
         """What ``rtunnel status`` says of it."""
-        _, out, _ = run_rtunnel("status", str(self.process.pid), "--json")
-        [found] = json.loads(out)
-        assert isinstance(found, dict)
-        return found
+        return status_of(self.process)
 
     def ready(self) -> int:
         """The status of ``/readyz``; 0 if nobody answers."""
@@ -156,10 +164,7 @@ class Cluster:
 
     def look(self) -> dict[str, Any]:
         """What ``rtunnel status`` says of the client."""
-        _, out, _ = run_rtunnel("status", str(self.client.pid), "--json")
-        [found] = json.loads(out)
-        assert isinstance(found, dict)
-        return found
+        return status_of(self.client)
 
     def published(self, links: int = 2) -> None:
         """Wait until all tunnels of the client are published by so many links."""
