@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_twisted
 
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import RedisServer, a_redis
 
 # The reactor, which this imports, is installed by pytest-twisted, after it has imported this module.
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A Redis that several tests use, each with a prefix of its own."""
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
-        server = RedisServer(Path(directory))
-        server.start()
+    with a_redis() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture

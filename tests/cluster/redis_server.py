@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.patience import PATIENCE
@@ -73,3 +76,17 @@ class RedisServer:
             check=check,
         )
         return done.stdout + done.stderr
+
+
+@contextmanager
+def a_redis(*, is_started: bool = True) -> Iterator[RedisServer]:
+    """A Redis with a directory of its own."""
+    # The path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
+        server = RedisServer(Path(directory))
+        try:
+            if is_started:
+                server.start()
+            yield server
+        finally:
+            server.kill()

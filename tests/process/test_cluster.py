@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import a_redis
 from tests.patience import PATIENCE
 from tests.process.cluster import APP, Cluster, Node, has_no_error, pki, wrk
 from tests.process.harness import Twistds, need, poll, wait_until_closed
@@ -42,10 +41,7 @@ def _sockets(control_sockets: Path) -> None:
 @pytest.fixture
 def start(twistd: Twistds) -> Iterator[Start]:
     """``start(tls)``: three nodes that know each other, and a Redis."""
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
-        redis = RedisServer(Path(directory))
-        redis.start()
+    with a_redis() as redis:
 
         def begin(tls: bool = False) -> Cluster:
             env, client_env = pki(twistd.directory) if tls else ({}, {})
@@ -55,7 +51,6 @@ def start(twistd: Twistds) -> Iterator[Start]:
             return cluster
 
         yield begin
-        redis.kill()
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import RedisServer, a_redis
 from tests.documents import ROOT
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -33,12 +32,8 @@ def _sockets(control_sockets: Path) -> None:
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     """A Redis that runs."""
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
-        server = RedisServer(Path(directory))
-        server.start()
+    with a_redis() as server:
         yield server
-        server.kill()
 
 
 class Haproxy:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import RedisServer, a_redis
 from tests.patience import PATIENCE
 from tests.process.cluster import APP, Cluster
 from tests.process.commands import run_to_end
@@ -31,11 +30,8 @@ def _sockets(control_sockets: Path) -> None:
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     """A Redis for this test, to be started."""
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
-        server = RedisServer(Path(directory))
+    with a_redis(is_started=False) as server:
         yield server
-        server.kill()
 
 
 def all_are(cluster: Cluster, status: int) -> None:

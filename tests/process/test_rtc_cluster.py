@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import RedisServer, a_redis
 from tests.ports import free_port
 from tests.process.harness import Twistds
 from tests.process.rtc import ID, RtcTunnel
@@ -21,12 +19,8 @@ StartRtc = Callable[..., RtcTunnel]
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="rt-") as directory:
-        server = RedisServer(Path(directory))
-        server.start()
+    with a_redis() as server:
         yield server
-        server.kill()
 
 
 def test_a_host_comes_to_the_other_node(serve: Serve, start_rtc: StartRtc, twistd: Twistds, redis: RedisServer) -> None:

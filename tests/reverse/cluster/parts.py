@@ -73,6 +73,14 @@ class Cluster:
         await until(lambda: tunnels(node) == count, f"{count} tunnels; there are {tunnels(node)}")
 
 
+async def two_nodes(world: World, **more: Any) -> tuple[Cluster, TunnelServer, TunnelServer]:
+    """A cluster of two servers that have found each other, and both of them."""
+    cluster = Cluster(world, **more)
+    first, second = cluster.nodes
+    await cluster.meets()
+    return cluster, first, second
+
+
 def tunnels(node: TunnelServer) -> int:
     """How many tunnels serve visitors at *node*."""
     groups = (*node.ports.groups, *node.names.groups, node.shared_backends)
@@ -84,4 +92,4 @@ def http_port(node: TunnelServer) -> int:
     return port_of(node.named.listeners["http"])
 
 
-__all__ = ["HOST", "HOSTS", "Cluster", "http_port", "tunnels"]
+__all__ = ["HOST", "HOSTS", "Cluster", "http_port", "tunnels", "two_nodes"]

@@ -11,16 +11,14 @@ from rtunnel.cluster.interface import LEASE
 from rtunnel.control.server import look
 from rtunnel.errors import Code
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, tunnels
+from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, tunnels, two_nodes
 from tests.reverse.net import ERROR, HELLO, HOST, INIT, Peer, hello, turns, until
 from tests.reverse.world import World
 
 
 @ensureDeferred
 async def test_another_client_at_another_node_is_refused(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     holder = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -73,9 +71,7 @@ async def test_a_group_over_two_nodes_prefers_its_own(world: World) -> None:
 
 @ensureDeferred
 async def test_a_node_without_the_directory_takes_no_new_visitors(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_max=0.1)
     await cluster.serves(second)
@@ -109,9 +105,7 @@ async def test_a_node_without_the_directory_takes_no_new_visitors(world: World) 
 
 @ensureDeferred
 async def test_what_is_asked_for_while_the_directory_is_away_has_to_wait(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     cluster.shared.parted.add(first.directory.node)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
@@ -122,9 +116,7 @@ async def test_what_is_asked_for_while_the_directory_is_away_has_to_wait(world: 
 
 @ensureDeferred
 async def test_links_of_one_process_are_one_owner(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     for number, node in enumerate((first, second, second)):
         client = cluster.client(node, f"tcp:{port}={HOST}:{echo.port}")
@@ -183,9 +175,7 @@ async def test_a_node_that_dies(world: World) -> None:
 
 @ensureDeferred
 async def test_status_shows_the_nodes_and_that_the_directory_is_away(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     found = look(first)
     assert found["ready"]
     assert not found["problems"]
@@ -209,9 +199,7 @@ async def test_alone_it_says_nothing_of_nodes(world: World) -> None:
 
 @ensureDeferred
 async def test_requests_on_a_kept_connection_do_not_go_to_a_node_whose_lease_is_over(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
 
     def build() -> Peer:
         peer = Peer()

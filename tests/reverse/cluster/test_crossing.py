@@ -14,7 +14,7 @@ from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.cluster.crossing import pair
 from rtunnel.reverse.cluster.link import NodeSession
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster, http_port
+from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, two_nodes
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
 from tests.reverse.world import World, port_of
 from tests.wire.web.hellos import by_python
@@ -25,9 +25,7 @@ MUCH = 10_000_000
 @BOTH_PLANES
 @ensureDeferred
 async def test_a_visitor_of_a_port_at_the_other_node(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -43,9 +41,7 @@ async def test_a_visitor_of_a_port_at_the_other_node(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_much_in_both_directions(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -60,9 +56,7 @@ async def test_much_in_both_directions(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_his_address_is_kept(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service, port = await world.service(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{service.port}", proxy_protocol="v1")
     await cluster.serves(second)
@@ -76,9 +70,7 @@ async def test_his_address_is_kept(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_a_service_that_breaks_off_is_a_reset_for_him(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service, port = await world.service(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
     await cluster.serves(second)
@@ -95,9 +87,7 @@ async def test_a_service_that_breaks_off_is_a_reset_for_him(world: World) -> Non
 @BOTH_PLANES
 @ensureDeferred
 async def test_a_visitor_who_breaks_off_is_a_reset_for_the_service(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service, port = await world.service(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{service.port}")
     await cluster.serves(second)
@@ -112,9 +102,7 @@ async def test_a_visitor_who_breaks_off_is_a_reset_for_the_service(world: World)
 @BOTH_PLANES
 @ensureDeferred
 async def test_a_request_for_a_host_name(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
 
     def build() -> Peer:
         peer = Peer()
@@ -147,9 +135,7 @@ async def test_it_is_gone_everywhere_with_its_client(world: World) -> None:
 @ensureDeferred
 async def test_many_tunnels_are_not_looked_at_for_each(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither when one more comes, nor when they go together: with thousands of them that would take seconds."""
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, looks = await world.echo(), list[Any]()
     sync = NodeSession.sync
 
@@ -171,9 +157,7 @@ async def test_many_tunnels_are_not_looked_at_for_each(world: World, monkeypatch
 @BOTH_PLANES
 @ensureDeferred
 async def test_tls_for_a_host_name(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service = await world.service()
     cluster.client(first, f"https:app.example.org={HOST}:{service.port}")
     await cluster.serves(second)
@@ -187,9 +171,7 @@ async def test_tls_for_a_host_name(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_the_shared_port(world: World) -> None:
-    cluster = Cluster(world, shared=True)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, shared=True)
     echo = await world.echo()
     for _ in range(2):
         cluster.client(first, f"tcp:0={HOST}:{echo.port}")
@@ -203,9 +185,7 @@ async def test_the_shared_port(world: World) -> None:
 @ensureDeferred
 async def test_datagrams(world: World) -> None:
     world.plane = "direct"
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service = UdpEcho()
     listening = reactor.listenUDP(0, service, interface=HOST)
     port = free_port()
@@ -226,9 +206,7 @@ async def test_datagrams(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_a_quota_that_is_used_up_lets_nobody_cross(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
 
     def build() -> Peer:
         peer = Peer()
@@ -253,9 +231,7 @@ async def test_a_quota_that_is_used_up_lets_nobody_cross(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_all_descriptors_of_those_who_cross_are_counted(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -274,9 +250,7 @@ async def test_all_descriptors_of_those_who_cross_are_counted(world: World) -> N
 
 @ensureDeferred
 async def test_ports_of_their_own_only_where_the_client_is(world: World) -> None:
-    cluster = Cluster(world, cluster_ports="holder")
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, cluster_ports="holder")
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", f"https:app.example.org={HOST}:{echo.port}")
     await cluster.serves(first, 2)
@@ -318,9 +292,7 @@ def test_the_end_of_a_pair(resets: bool, is_moved: bool) -> None:
 async def test_a_visitor_who_moves_from_the_link_is_still_reset(world: World) -> None:
     """He begins on the client's link, as no data connection waits, and goes on on one of his own."""
     world.plane = "auto"
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     service, port = await world.service(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{service.port}", pool=1)
     await cluster.serves(second)

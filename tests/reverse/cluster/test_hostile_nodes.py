@@ -12,7 +12,7 @@ from rtunnel.cluster.memory import MemoryDirectory
 from rtunnel.reverse.cluster.claims import LET_GO
 from rtunnel.reverse.cluster.nodes import INTRODUCE, INTRODUCED, KIND, MOST_INTRODUCED, TOKEN
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels
+from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels, two_nodes
 from tests.reverse.net import ERROR, HELLO, HOST, INIT, READY, RawLink, hello, reactor, turns, until
 from tests.reverse.world import World
 
@@ -54,9 +54,7 @@ async def is_refused(world: World, node: Any, token: str) -> None:
 
 @ensureDeferred
 async def test_an_introduction_is_good_once(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    _, first, second = await two_nodes(world)
     (link,) = second.nodes.links
     token = link._hello.token
     assert token is not None
@@ -68,9 +66,7 @@ async def test_an_introduction_is_good_once(world: World) -> None:
 
 @ensureDeferred
 async def test_an_introduction_is_not_good_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    _, first, second = await two_nodes(world)
     monkeypatch.setattr("rtunnel.reverse.cluster.nodes.GOOD_FOR", -1.0)
     await is_refused(world, first, await second.nodes.introduce(first.directory.node))
 
@@ -113,9 +109,7 @@ async def test_a_node_whose_lease_is_over_gets_no_tunnel(world: World) -> None:
 
 @ensureDeferred
 async def test_messages_that_make_no_sense(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo, port = await world.echo(), free_port()
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -141,9 +135,7 @@ async def test_messages_that_make_no_sense(world: World) -> None:
 
 @ensureDeferred
 async def test_a_thousand_names_that_come_and_go(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     link = await world.raw_extended(first, capabilities=["withdraw", "hosts"])
     for number in range(1000):
         link.put(INIT, number, b"http/a%d.example.org:x" % (number % 7))

@@ -13,7 +13,7 @@ from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.wire.limits import LinkLimits
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster
+from tests.reverse.cluster.parts import HOSTS, two_nodes
 from tests.reverse.net import HOST, until
 from tests.reverse.world import World
 
@@ -28,9 +28,7 @@ def lead_to(client: Any, node: Any) -> None:
 async def test_streams_are_kept_as_long_as_the_client_is_elsewhere(world: World) -> None:
     world.plane = "direct"
     quick = LinkLimits(keepalive_interval=0.1, dead_after=1.5)
-    cluster = Cluster(world, 2, limits=quick)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, limits=quick)
     echo, port = await world.echo(), free_port()
     client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", limits=LinkLimits(dead_after=PATIENCE))
     await cluster.serves(second)
@@ -55,9 +53,7 @@ async def test_streams_are_kept_as_long_as_the_client_is_elsewhere(world: World)
 @ensureDeferred
 async def test_a_node_drains_while_its_visitors_go_on(world: World) -> None:
     world.plane = "direct"
-    cluster = Cluster(world, 2, drain=PATIENCE)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, drain=PATIENCE)
     echo, port = await world.echo(), free_port()
     client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -89,9 +85,7 @@ async def test_a_node_drains_while_its_visitors_go_on(world: World) -> None:
 @ensureDeferred
 async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: World) -> None:
     world.plane = "direct"
-    cluster = Cluster(world, hold=PATIENCE)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, hold=PATIENCE)
     echo, port = await world.echo(), free_port()
     client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_min=0.3, reconnect_max=0.3)
     await cluster.serves(second)
@@ -111,9 +105,7 @@ async def test_where_a_client_is_is_known_without_a_look_at_all_tunnels(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node with thousands of lost links asks for each of them, once a second."""
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo = await world.echo()
     client = cluster.client(first, *(f"tcp:{free_port()}={HOST}:{echo.port}" for _ in range(2)))
     await cluster.serves(second, 2)
@@ -133,9 +125,7 @@ async def test_where_a_client_is_is_known_without_a_look_at_all_tunnels(
 @ensureDeferred
 async def test_visitors_at_other_nodes_wait_for_clients_of_a_node_that_stops(world: World, drain: float) -> None:
     world.plane = "direct"
-    cluster = Cluster(world, hold=PATIENCE, drain=drain)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, hold=PATIENCE, drain=drain)
     echo, port = await world.echo(), free_port()
     client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", reconnect_min=3.0, reconnect_max=3.0)
     await cluster.serves(second)
@@ -152,9 +142,7 @@ async def test_visitors_at_other_nodes_wait_for_clients_of_a_node_that_stops(wor
 
 @ensureDeferred
 async def test_visitors_wait_for_clients_of_a_node_whose_lease_is_over(world: World) -> None:
-    cluster = Cluster(world, hold=PATIENCE)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, hold=PATIENCE)
     echo, port = await world.echo(), free_port()
     client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -173,9 +161,7 @@ async def test_a_client_that_does_not_answer_gives_way_to_one_at_another_node(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rtunnel.reverse.server.take_over.TAKE_OVER_AFTER", 0.2)
-    cluster = Cluster(world, hold=PATIENCE, limits=LinkLimits(dead_after=PATIENCE))
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, hold=PATIENCE, limits=LinkLimits(dead_after=PATIENCE))
     port = free_port()
     await world.raw_extended(first, port)  # it answers no PING
     await cluster.serves(second)

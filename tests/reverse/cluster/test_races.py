@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from rtunnel.options.settings.published import published
 from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
-from tests.reverse.cluster.parts import Cluster
+from tests.reverse.cluster.parts import Cluster, two_nodes
 from tests.reverse.net import HOST, turns, until
 from tests.reverse.world import World
 
@@ -59,9 +59,7 @@ def owners(node: TunnelServer) -> set[bool]:
 @pytest.mark.parametrize("service", ["tcp:{port}", "http:app.example.org"])
 @ensureDeferred
 async def test_two_that_ask_at_one_node_while_the_directory_is_slow(world: World, service: str) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     gate, echo = Gate(first), await world.echo()
     what = f"{service.format(port=free_port())}={HOST}:{echo.port}"
     cluster.client(first, what)
@@ -75,9 +73,7 @@ async def test_two_that_ask_at_one_node_while_the_directory_is_slow(world: World
 
 @ensureDeferred
 async def test_one_that_goes_while_its_claim_is_made(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     gate, echo, port = Gate(first, before=False), await world.echo(), free_port()
     gone = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
     await until(lambda: gate.waiting, "its claim is made")
@@ -113,9 +109,7 @@ async def test_paths_that_come_and_go_leave_nothing(world: World) -> None:
 
 @ensureDeferred
 async def test_a_tunnel_is_asked_for_with_the_number_that_its_claim_has_now(world: World) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     echo = await world.echo()
     cluster.client(first, f"tcp:{free_port()}={HOST}:{echo.port}")
     await cluster.serves(second)
@@ -128,9 +122,7 @@ async def test_a_tunnel_is_asked_for_with_the_number_that_its_claim_has_now(worl
 
 @ensureDeferred
 async def test_one_tunnel_more_is_told_without_a_look_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world)
     links = [link for node in cluster.nodes for link in node.nodes.links]
     await until(
         lambda: all(link.session is not None and link.session.link.is_extended for link in links),
@@ -156,9 +148,7 @@ async def test_one_tunnel_more_is_told_without_a_look_at_all(world: World, monke
 async def test_an_introduction_that_takes_too_long(
     world: World, monkeypatch: pytest.MonkeyPatch, listens: bool
 ) -> None:
-    cluster = Cluster(world)
-    first, second = cluster.nodes
-    await cluster.meets()
+    _, first, second = await two_nodes(world)
     monkeypatch.setattr("rtunnel.reverse.cluster.nodes.ANSWER_IN", 0.0)
 
     async def send(*_: object) -> bool:

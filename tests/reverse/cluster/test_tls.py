@@ -10,7 +10,7 @@ from pytest_twisted import ensureDeferred
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.errors import ConfigError
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels
+from tests.reverse.cluster.parts import HOSTS, Cluster, tunnels, two_nodes
 from tests.reverse.net import HOST, until
 from tests.reverse.world import World
 from tests.tls.parts import Authority
@@ -27,9 +27,7 @@ def of_nodes(authority: Authority, **more: Any) -> list[dict[str, Any]]:
 @ensureDeferred
 async def test_a_visitor_crosses(world: World, authority: Authority) -> None:
     world.plane = "direct"
-    cluster = Cluster(world, 2, of_nodes(authority))
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, settings=of_nodes(authority))
     echo, port = await world.echo(), free_port()
     tls = authority.trusts(authority.client(), server_name=HOSTS[0])
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", tls=tls)
@@ -53,9 +51,7 @@ async def test_the_rights_of_the_client_hold_at_each_node(world: World, authorit
     settings = of_nodes(authority)
     for own, path in zip(settings, clients, strict=False):
         own["admission"] = AdmissionSettings(path)
-    cluster = Cluster(world, 2, settings)
-    first, second = cluster.nodes
-    await cluster.meets()
+    cluster, first, second = await two_nodes(world, settings=settings)
     echo = await world.echo()
     tls = authority.trusts(authority.client(), server_name=HOSTS[0])
     cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", tls=tls)
