@@ -301,9 +301,11 @@ async def test_reset_behind_bytes_that_nobodytakes_is_given_up(turns: Turns) -> 
         tick(BROKEN_MAX_STALL - 2)
         # A slow reader takes some of it.
         before = rig.server.waiting + unacknowledged(rig.server.socket)
+        enough = rig.right.received + 2 * SMALL
         rig.right.reads = 4096
-        await rig.until(lambda: rig.server.waiting + unacknowledged(rig.server.socket) < before)
+        await rig.until(lambda: rig.right.received >= enough)
         rig.right.reads = 0
+        await rig.until(lambda: rig.server.waiting + unacknowledged(rig.server.socket) < before)
         await rig.settle()
         tick(BROKEN_MAX_STALL - 2)
         assert rig.told == []
