@@ -18,7 +18,8 @@ from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server import take_over
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings
-from rtunnel.reverse.web import connection, upstreams
+from rtunnel.reverse.web import connection, house, upstreams
+from tests.patience import PATIENCE
 from tests.reverse.net import BOTH_PLANES, DATA, ERROR, FIN, HOST, NEW_CONN, READY, Peer, RawLink, reactor, until
 from tests.reverse.test_host_names import ask, client, publish
 from tests.reverse.world import World, port_of
@@ -61,6 +62,26 @@ async def test_streams_of_a_tunnel_that_goes_end(world: World, monkeypatch: pyte
     await link.is_alive()
     [session] = server.sessions
     assert not session.link.streams
+
+
+@ensureDeferred
+async def test_a_drain_closes_a_kept_connection_behind_its_next_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not between two requests, where the second one may be on the way."""
+    monkeypatch.setattr(house, "SETTLE", PATIENCE)
+    server = http_server(world, drain=PATIENCE)
+    link = await client(world, server, "http/app.example.org")
+    visitor = await visit(world, server)
+    stream = await answered(link, visitor)
+    stopping = server.stopService()
+    assert isinstance(stopping, Deferred)
+    await until(lambda: server.http.is_stopping)
+    visitor.send(GET)
+    await link.take(DATA, stream)
+    link.put(DATA, stream, OK)
+    await until(lambda: b"Connection: close" in visitor.received)
+    await stopping
 
 
 @ensureDeferred

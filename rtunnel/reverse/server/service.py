@@ -296,6 +296,8 @@ class TunnelServer(PublishingServer):
         await self.shared_port.stop_listening()
         await self.named.stop_listening()
         await self.sni.settle(SETTLE if self.may_wait else 0.0)
+        if self.may_wait:
+            await self.http.settle(self.reactor)
         self.names.close()
         self.http.stop()
         await self.ports.stop_listening()
