@@ -116,10 +116,9 @@ def serves(node: Node) -> bool:
         return False
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_a_rolling_restart(start: Start, serve: Serve, twistd: Twistds, tls: bool) -> None:
+def test_a_rolling_restart(start: Start, serve: Serve, twistd: Twistds) -> None:
     """Of all three, one by one: no visitor of the others sees an error, and no download is cut."""
-    cluster = start(tls)
+    cluster = start(True)
     service = serve(GET=keeps("here"), get=get)
     cluster.start_client(f"tcp:{cluster.public}={service.address}", f"http:{APP}={service.address}")
     cluster.published()
