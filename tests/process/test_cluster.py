@@ -18,6 +18,7 @@ from tests.process.harness import Twistds, need, poll, wait_until_closed
 from tests.process.rtc import UdpService
 from tests.process.services import Service, count, expected, get, page, pieces, read_all, read_bytes
 from tests.process.tls_services import TlsService, authority_at, certificate
+from tests.process.upgrades import Successors, ended
 
 Serve = Callable[..., Service]
 Start = Callable[..., Cluster]
@@ -106,6 +107,28 @@ def test_a_node_is_killed(start: Start, serve: Serve, tls: bool) -> None:
     assert client.terminate() == 0
     for node in cluster.nodes:
         assert "Traceback" not in node.process.output
+
+
+def test_a_node_is_upgraded(start: Start, serve: Serve, successors: Successors) -> None:
+    """Its visitors and those who cross to it stay, and others are served at all nodes while its successor comes."""
+    cluster = start(True)
+    service = serve(GET=page("here"), count=count)
+    cluster.start_client(f"tcp:{cluster.public}={service.address}", f"http:{APP}={service.address}")
+    cluster.published()
+    with ExitStack() as stack:
+        visitors = [stack.enter_context(node.visit(b"count")) for node in cluster.nodes]
+        for visitor in visitors:
+            visitor.sendall(b"some")
+        upgraded, *_ = cluster.wait_for_links()
+        successors.upgrade(upgraded.process.pid)
+        assert [node.by_port() for node in cluster.nodes] == [b"here"] * 3
+        assert [node.by_host() for node in cluster.nodes] == [b"here"] * 3
+        for visitor in visitors:
+            visitor.sendall(b" more")
+            visitor.shutdown(socket.SHUT_WR)
+            assert visitor.recv(100) == b"9 " + hashlib.sha256(b"some more").hexdigest().encode()
+    assert ended(upgraded.process) == 0
+    assert [node.by_port() for node in cluster.nodes] == [b"here"] * 3
 
 
 def serves(node: Node) -> bool:
