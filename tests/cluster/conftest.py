@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 
 from tests.cluster.redis_server import RedisServer, a_redis
+from tests.leftovers import TestLog
 
 # The reactor, which this imports, is installed by pytest-twisted, after it has imported this module.
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis that several tests use, each with a prefix of its own."""
     with a_redis() as server:
         yield server
+
+
+@pytest.fixture
+def log(_nothing_left_behind: TestLog) -> TestLog:
+    """What was logged in this test."""
+    return _nothing_left_behind
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import formatEvent
 
 from rtunnel.cluster.interface import Away, Claim, IDirectory, Taken
 from rtunnel.cluster.memory import MemoryDirectory, Shared
@@ -16,12 +18,18 @@ from rtunnel.cluster.redis import RedisDirectory
 from rtunnel.cluster.settings import ClusterUrl
 from rtunnel.cluster.times import Times
 from tests.cluster.redis_server import RedisServer
+from tests.leftovers import TestLog
 from tests.reverse.net import reactor, turns, until
 
 #: Nothing ends by itself.
 LONG = Times(lease=600.0, margin=1.0, renew_every=0.05, reply=600.0)
 #: Leases end soon. A machine that is busy may miss them, and tests must not mind.
 SHORT = Times(lease=0.5, margin=0.1, renew_every=0.1, reply=600.0)
+
+#: What does not answer is given up soon.
+HASTY = replace(LONG, reply=0.2)
+#: Something to claim.
+KEY = "host app.example.org"
 
 _prefixes = itertools.count()
 
@@ -142,4 +150,18 @@ async def claimed(
             return await node.claim(key, owner, on_lost)
         except (Taken, Away):
             before()
+            await turns(5)
+
+
+def lines(log: TestLog) -> list[str]:
+    """What the directories have logged as warnings."""
+    return [formatEvent(event) for event in log.events if event["log_level"].name == "warn"]
+
+
+async def answer(node: RedisDirectory) -> object:
+    """What a node says to a claim for another owner, as soon as it can say anything."""
+    while True:
+        try:
+            return await node.claim(KEY, "you", not_lost)
+        except Away:
             await turns(5)

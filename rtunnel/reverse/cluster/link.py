@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
@@ -15,7 +15,9 @@ from rtunnel.addresses import DialAddress
 from rtunnel.cluster.interface import Away
 from rtunnel.errors import Code
 from rtunnel.relay.poller import poller_for
+from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.client.links.link import LinkService
+from rtunnel.reverse.client.links.links import build_tls
 from rtunnel.reverse.client.links.targets import Target
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_hosts import TlsHosts
@@ -32,9 +34,6 @@ from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.tunnel_request import Behalf, TunnelRequest
-
-if TYPE_CHECKING:
-    from rtunnel.reverse.client.tls_dialler import TlsDialler
 
 #: Seconds before a node is dialled or asked for a tunnel again: the shortest wait, and the longest.
 SHORTEST, LONGEST = 0.1, 5.0
@@ -64,9 +63,8 @@ class Carried(Wanted):
         self.version = 0
         self.backend = backend
         public = backend.place
-        # Of a UDP tunnel, the public port here is the service there.
-        here = f"{interface or '127.0.0.1'}:{public.port}" if public.port and ":" not in interface else None
-        where = here or (f"[{interface}]:{public.port}" if public.port else "127.0.0.1:1")
+        # Of a UDP tunnel, the public port here is the service there. Of others nobody dials it.
+        where = format_host_port(interface or "127.0.0.1", public.port or 1)
         self.settings = TunnelSettings(
             public.port or 0,
             DialAddress.parse(where),
@@ -202,15 +200,8 @@ class _Alone:
 
         :raises ConfigError: the files of TLS cannot be used, so nothing changes.
         """
-        self.tls = self._build_tls(settings)
+        self.tls = build_tls(self.reactor, settings)
         self.settings = settings
-
-    def _build_tls(self, settings: ClientSettings) -> TlsDialler | None:
-        if settings.tls is None:
-            return None
-        from rtunnel.reverse.client.tls_dialler import TlsDialler
-
-        return TlsDialler(self.reactor, settings.tls, settings.connect_timeout)
 
     def is_free(self, target: Target, link: object) -> bool:
         """See :class:`~rtunnel.reverse.client.links.links.Links`; also for the others."""

@@ -30,6 +30,18 @@ if TYPE_CHECKING:
 RENEWAL = 5.0
 
 
+def build_tls(reactor: Any, settings: ClientSettings) -> TlsDialler | None:
+    """Return what makes links over TLS; None: they are plain TCP.
+
+    :raises ConfigError: the files of TLS cannot be used.
+    """
+    if settings.tls is None:
+        return None
+    from rtunnel.reverse.client.tls_dialler import TlsDialler
+
+    return TlsDialler(reactor, settings.tls, settings.connect_timeout)
+
+
 class Links(MultiService):
     """Holds as many links as the settings say, each to a server, or an address of one, to which no other leads.
 
@@ -54,7 +66,7 @@ class Links(MultiService):
         self.poller = poller_for(reactor)
         self.hedges = Hedges(reactor, settings.hedge)
         self.wanted = WantedTunnels(reactor, settings, self.tls_hosts, visitors.accounts)
-        self.tls = self._build_tls(settings)
+        self.tls = build_tls(self.reactor, settings)
         # One name for the life of the process, by which servers recognise us when we come back.
         self._session_name = secrets.token_hex(16)
         self._said_fewer = 0
@@ -62,13 +74,6 @@ class Links(MultiService):
         self._renewed: float | None = None
         self._all: list[LinkService] = []
         self._add_links()
-
-    def _build_tls(self, settings: ClientSettings) -> TlsDialler | None:
-        if settings.tls is None:
-            return None
-        from rtunnel.reverse.client.tls_dialler import TlsDialler
-
-        return TlsDialler(self.reactor, settings.tls, settings.connect_timeout)
 
     def _add_links(self) -> None:
         while len(self._all) < self.settings.links:
@@ -153,7 +158,7 @@ class Links(MultiService):
 
         :raises ConfigError: the files of TLS cannot be used, so nothing changes.
         """
-        self.tls = self._build_tls(settings)
+        self.tls = build_tls(self.reactor, settings)
         self.set_settings(settings, only_these=True)
         surplus, self._all = self._all[settings.links :], self._all[: settings.links]
         for link in self._all:
