@@ -36,6 +36,13 @@ class IUdpService(Protocol):
     def port(self) -> int | None: ...
 
 
+class IWay(Protocol):
+    """What takes a flow's datagrams to the service: a socket, or what stands for one."""
+
+    def send(self, data: bytes, /) -> None: ...
+    def close(self) -> None: ...
+
+
 class IFlows(Protocol):
     """Who has the flows.
 
@@ -87,7 +94,7 @@ class ServiceFlow(Flow):
         self._used_for = used_for
         self._place: Place | None = None
         self._looking_up: Deferred[Any] | None = None
-        self._socket: UdpSocket | None = None
+        self._socket: IWay | None = None
         self._trouble = ""
         self._not_before = 0.0
         # The address in use, those to try if it refuses, until when, and what they would have to get.

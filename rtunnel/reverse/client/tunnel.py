@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from rtunnel.relay.sockets import text_prefix
 from rtunnel.reverse.client.tls_hosts import Check
 from rtunnel.reverse.client.wanted import Wanted
+from rtunnel.reverse.datagrams.client_flows import ClientFlow, ClientFlows
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.services.shared_watch import SharedWatch, Watch
@@ -82,6 +83,10 @@ class Tunnel:
     def cross(self) -> Callable[[str], socket.socket | None] | None:
         """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
         return self.wanted.cross
+
+    def flow(self, owner: ClientFlows, key: tuple[int, str]) -> ClientFlow:
+        """See :class:`~rtunnel.reverse.datagrams.client_flows.IUdpTunnel`."""
+        return self.wanted.flow(owner, key, self)
 
     @property
     def address(self) -> tuple[int, Any] | None:

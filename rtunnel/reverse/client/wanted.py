@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.errors import Code
 from rtunnel.reverse.client.tls_hosts import Check, TlsHosts
+from rtunnel.reverse.datagrams.client_flows import ClientFlow, ClientFlows, IUdpTunnel
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.challenges import challenge_endpoint
@@ -109,6 +110,10 @@ class Wanted:
     def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
         """Return where a visitor is taken who comes by the link."""
         return self.endpoint
+
+    def flow(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> ClientFlow:
+        """Return a flow of a visitor that begins."""
+        return ClientFlow(owner, key, tunnel)
 
 
 class WantedTunnels:

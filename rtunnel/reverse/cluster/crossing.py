@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
-from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.unix import Server
 from twisted.python.failure import Failure
@@ -127,7 +127,8 @@ class CrossingEndpoint:
         return succeed(protocol)
 
 
-def _address_of(name: str) -> IAddress | None:
+def address_of(name: str) -> IPv4Address | IPv6Address | None:
+    """Return the address of a visitor, as another node writes it."""
     host, colon, port = name.partition(" ")[0].rpartition(":")
     if not colon or not port.isdecimal():
         return None
@@ -146,7 +147,7 @@ def cross(backend: Backend, visitors: Visitors, reactor: Any, name: str) -> sock
         near, far = pair()
     except OSError:
         return None
-    visitor = Visitor(_address_of(name), _Crossed(far, reactor), visitors.discard)
+    visitor = Visitor(address_of(name), _Crossed(far, reactor), visitors.discard)
     visitor.name = visitor.who = name
     visitor.prefix = text_prefix(name)
     is_used_up = backend.budget is not None and backend.budget.used_up is not None

@@ -15,7 +15,6 @@ from rtunnel.addresses import DialAddress
 from rtunnel.cluster.interface import Away
 from rtunnel.errors import Code
 from rtunnel.relay.poller import poller_for
-from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.client.links.link import LinkService
 from rtunnel.reverse.client.links.links import build_tls
 from rtunnel.reverse.client.links.targets import Target
@@ -25,10 +24,12 @@ from rtunnel.reverse.client.tunnel import Tunnel
 from rtunnel.reverse.client.wanted import Wanted
 from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.reverse.cluster.crossing import CrossingEndpoint, cross
+from rtunnel.reverse.cluster.datagrams import CrossingFlow, UdpPortOf
+from rtunnel.reverse.datagrams.client_flows import ClientFlow, ClientFlows, IUdpTunnel
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.traffic.accounts import Accounts
+from rtunnel.traffic.accounts import Account, Accounts
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
@@ -37,6 +38,8 @@ from rtunnel.wire.tunnel_request import Behalf, TunnelRequest
 
 #: Seconds before a node is dialled or asked for a tunnel again: the shortest wait, and the longest.
 SHORTEST, LONGEST = 0.1, 5.0
+#: Where the service is, as the other node's client sees it.
+NOBODY_DIALS = DialAddress.parse("127.0.0.1:1")
 #: Tunnels and streams of a link between nodes, which no client's limits bind.
 MOST_TUNNELS, MOST_STREAMS = 1 << 20, 1 << 20
 
@@ -52,31 +55,33 @@ def node_limits(limits: LinkLimits) -> LinkLimits:
 class Carried(Wanted):
     """A tunnel of one of this node's clients, as other nodes get it.
 
-    :ivar backend: the tunnel here.
+    :ivar backend: the tunnel here. Its account counts those who cross, as visitors of its client.
+    :ivar account: one of all tunnels, of which nobody wants to know.
     """
 
     check = tls = None
     descriptors = 2
 
-    def __init__(self, number: int, backend: Backend, visitors: Visitors, reactor: Any, interface: str) -> None:
+    def __init__(
+        self, number: int, backend: Backend, visitors: Visitors, reactor: Any, udp_port: UdpPortOf, account: Account
+    ) -> None:
         super().__init__(number)
         self.version = 0
         self.backend = backend
         public = backend.place
-        # Of a UDP tunnel, the public port here is the service there. Of others nobody dials it.
-        where = format_host_port(interface or "127.0.0.1", public.port or 1)
         self.settings = TunnelSettings(
             public.port or 0,
-            DialAddress.parse(where),
+            NOBODY_DIALS,
             f"{public} of client {backend.session.peer_name}",
             public.protocol,
             public.host,
             public.path,
             backend.rules,
         )
-        self.account = backend.account
+        self.account = account
         self.address = None
         self._reactor = reactor
+        self._udp_port = udp_port
         self.cross = self._cross = partial(cross, backend, visitors, reactor)
 
     @property
@@ -98,6 +103,10 @@ class Carried(Wanted):
     def endpoint_for(self, visitor: str) -> IStreamClientEndpoint:
         """See :class:`Wanted`."""
         return CrossingEndpoint(self._cross, visitor, self._reactor)
+
+    def flow(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> ClientFlow:
+        """See :class:`Wanted`."""
+        return CrossingFlow(owner, key, tunnel, self._udp_port)
 
 
 class _CarriedTunnels:
@@ -226,7 +235,6 @@ class NodeLink(LinkService):
         self, reactor: Any, nodes: INodes, node: str, where: DialAddress, server: ServerSettings, visitors: Visitors
     ) -> None:
         settings = _settings(where, server)
-        # Their accounts are those of the clients.
         own = Visitors(visitors.descriptors, Accounts(reactor, are_services=True))
         self._alone = _Alone(reactor, settings, own, nodes)
         super().__init__(self._alone, 0)

@@ -29,7 +29,9 @@ from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.cluster.claims import Claims
 from rtunnel.reverse.cluster.link import Carried, NodeLink, NodeSession
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.settings import ServerSettings
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.visitors import Visitors
@@ -55,6 +57,7 @@ class IServer(Protocol):
     visitors: Visitors
     claims: Claims
     memory: Memory
+    ports: PublicPorts
 
     @property
     def control(self) -> Any: ...
@@ -76,6 +79,7 @@ class Nodes(MultiService):
         self.setName("nodes")
         self.reactor = reactor
         self.carried: dict[Backend, Carried] = {}
+        self._crossing = Accounts(reactor, are_services=True).of("", "")
         self.sessions: dict[Any, None] = {}
         # Tunnels of clients at other nodes, by whose links they are known, and how many each link has.
         self._elsewhere: dict[Backend, str] = {}
@@ -253,10 +257,10 @@ class Nodes(MultiService):
             return
         if not self._directory.is_cluster or backend.public is None:
             return
-        settings = self._server.settings
-        if backend.public.port and settings.cluster_ports == "holder":
+        if backend.public.port and self._server.settings.cluster_ports == "holder":
             return
-        carried = Carried(self._next, backend, self._server.visitors, self.reactor, settings.public_interface)
+        udp_port = partial(self._server.ports.udp_port, backend)
+        carried = Carried(self._next, backend, self._server.visitors, self.reactor, udp_port, self._crossing)
         self.carried[backend] = carried
         self._next += 1
         self._tell_all(carried)

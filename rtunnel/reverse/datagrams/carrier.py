@@ -68,6 +68,7 @@ class Datagrams:
         self._awake_until = 0.0
         self._asked_at = -TICK_EVERY
         self._closed = False
+        self._flushing: Any = None
         self.malformed = 0
 
     @property
@@ -127,6 +128,15 @@ class Datagrams:
         """Send the packets of the path. Call this after some messages, and after some packets that have come."""
         if self.path is not None and self._send_all is not None and (packets := self.path.take()):
             self._send_all(packets, self._too_large)
+
+    def flush_soon(self) -> None:
+        """Flush once others have had their turn: what comes one by one from another link leaves together."""
+        if self._flushing is None and not self._closed:
+            self._flushing = self._clock.callLater(0, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = None
+        self.flush()
 
     def receive_packet(self, packet: bytes, source: Address) -> None:
         """Take a packet that has the path's id."""
@@ -211,6 +221,9 @@ class Datagrams:
         """Send no more: the link is over. May be called twice."""
         self._closed = True
         self._ticks.stop()
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
         self._waiting.take()
         self.path = None
         if self._fallback is not None:

@@ -47,16 +47,22 @@ class IUdpTunnel(Protocol):
     :ivar account: counts what visitors send and get.
     """
 
-    settings: TunnelSettings
-
+    @property
+    def settings(self) -> TunnelSettings: ...
     @property
     def account(self) -> Account: ...
 
     def header(self, visitor: str) -> bytes:
         """Return what the service gets before each datagram of a visitor; empty: nothing."""
 
+    def flow(self, owner: ClientFlows, key: tuple[int, str]) -> ClientFlow:
+        """Return a flow of a visitor that begins.
 
-class _Flow(ServiceFlow):
+        :param key: as :class:`ClientFlow` has it.
+        """
+
+
+class ClientFlow(ServiceFlow):
     """One visitor, and the socket to the service.
 
     :ivar key: the tunnel's public port, and the visitor's address.
@@ -112,24 +118,24 @@ class ClientFlows:
         self.now: ClientDatagrams | None = None
         self._limiter = LogLimiter(self.log, reactor, most=1)
         # Those without a link. A visitor who asks several of the server's addresses has several flows.
-        self._left: dict[tuple[int, str], dict[_Flow, None]] = {}
+        self._left: dict[tuple[int, str], dict[ClientFlow, None]] = {}
 
-    def flow_of(self, key: tuple[int, str], tunnel: IUdpTunnel) -> _Flow:
+    def flow_of(self, key: tuple[int, str], tunnel: IUdpTunnel) -> ClientFlow:
         """Return a flow of a visitor that has no link; a new one if there is none."""
         for flow in self._left.get(key, ()):
             self.forget(flow)
             return flow
-        flow = _Flow(self, key, tunnel)
+        flow = tunnel.flow(self, key)
         self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.settings.local))
         self.table.add(flow)
         flow.dial()
         return flow
 
-    def keep(self, flow: _Flow) -> None:
+    def keep(self, flow: ClientFlow) -> None:
         """Keep a flow that has lost its link."""
         self._left.setdefault(flow.key, {})[flow] = None
 
-    def forget(self, flow: _Flow) -> None:
+    def forget(self, flow: ClientFlow) -> None:
         """Keep a flow no longer: it has ended, or has a link."""
         left = self._left.get(flow.key, {})
         left.pop(flow, None)
@@ -142,7 +148,7 @@ class ClientFlows:
         :param port: the tunnel's public port.
         """
         for flow in list(self.table):
-            if isinstance(flow, _Flow) and flow.key[0] == port:
+            if isinstance(flow, ClientFlow) and flow.key[0] == port:
                 flow.end("its service is another one now")
 
     def drop(self, remote: DialAddress, why: str) -> None:
@@ -183,7 +189,7 @@ class ClientDatagrams:
         # Not the root: tickets come from it, too, and whoever has it can compute those that were forgotten.
         self._secrets: tuple[bytes, bytes, Cipher] | None = path_secrets(root)
         self.carrier = Datagrams(flows.reactor, self)
-        self._flows: dict[int, _Flow] = {}
+        self._flows: dict[int, ClientFlow] = {}
         self._socket: BatchSocket | None = None
         self._id = 0
         flows.now = self
@@ -233,7 +239,7 @@ class ClientDatagrams:
         fallback.use(connection)
         self.carrier.fall_back_on(fallback)
 
-    def leave(self, flow: _Flow) -> None:
+    def leave(self, flow: ClientFlow) -> None:
         """Forget a flow that is over."""
         self._flows.pop(flow.number, None)
 
@@ -287,7 +293,7 @@ class ClientDatagrams:
         elif kind == messages.OVER and known is not None:
             known.end("the visitor's flow is over")
 
-    def _ask(self, flow: _Flow, data: bytes) -> None:
+    def _ask(self, flow: ClientFlow, data: bytes) -> None:
         data = flow.header + data
         if flow.keeps_datagrams:
             self.holds(len(data))

@@ -37,17 +37,32 @@ RATE, BURST = 500, 500
 TOTAL_RATE, TOTAL_BURST = 2000, 1000
 
 
+class IAcross(Protocol):
+    """A visitor who has come to another node of the cluster."""
+
+    def answered(self, data: bytes, source: Address, /) -> None:
+        """Take an answer."""
+
+    def over(self, why: str) -> None:
+        """Take note that the flow has ended here."""
+
+
 class _VisitorFlow(Flow):
     """The datagrams of one visitor.
 
     :ivar number: the flow's number on its link.
     :ivar source: the visitor's address.
+    :ivar across: who he is, if he has come to another node.
     :ivar is_known: the client knows the flow.
     """
 
-    def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams) -> None:
+    def __init__(
+        self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams, across: IAcross | None
+    ) -> None:
         super().__init__(port.table, name, port.drop)
         self._port = port
+        self._across = across
+        self._answer = port.send if across is None else across.answered
         self._account = port.backend.account
         self._account.begin(self, name, DATAGRAMS)
         self._datagrams: ServerDatagrams | None = datagrams
@@ -81,7 +96,7 @@ class _VisitorFlow(Flow):
         self.table.use(self, answer=True)
         self.received += 1
         self.bytes_sent += len(data)
-        self._port.send(data, self.source)
+        self._answer(data, self.source)
 
     def rest(self) -> None:
         """Wait for the next link: the client is away."""
@@ -97,6 +112,8 @@ class _VisitorFlow(Flow):
         self._port.forget(self)
         if self._datagrams is not None:
             self._datagrams.leave(self)
+        if self._across is not None:
+            self._across.over(self.ended)
 
 
 class _MeteredFlow(_VisitorFlow):
@@ -105,8 +122,16 @@ class _MeteredFlow(_VisitorFlow):
     :param meter: measures them.
     """
 
-    def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams, meter: Meter) -> None:
-        super().__init__(port, source, name, datagrams)
+    def __init__(
+        self,
+        port: UdpPort,
+        source: Address,
+        name: str,
+        datagrams: ServerDatagrams,
+        across: IAcross | None,
+        meter: Meter,
+    ) -> None:
+        super().__init__(port, source, name, datagrams, across)
         self._meter = meter
         meter.attach(_nothing, _nothing, partial(self.end, "its quota is used up"))
 
@@ -193,7 +218,23 @@ class UdpPort:
         for flow in list(self._flows.values()):
             flow.end("its port is closed")
 
-    def _received(self, data: bytes, source: Address) -> None:
+    def cross(self, data: bytes, source: Address, across: IAcross) -> None:
+        """Take a datagram of a visitor who has come to another node.
+
+        :param source: his address; behind host and port comes what tells him from others.
+        """
+        self._received(data, source, across)
+        datagrams: ServerDatagrams | None = self.backend.session.datagrams
+        if datagrams is not None:
+            datagrams.carrier.flush_soon()
+
+    def leave(self, source: Address, why: str) -> None:
+        """End the flow of such a visitor."""
+        flow = self._flows.get(source)
+        if flow is not None:
+            flow.end(why)
+
+    def _received(self, data: bytes, source: Address, across: IAcross | None = None) -> None:
         flow = self._flows.get(source)
         if flow is None:
             datagrams: ServerDatagrams | None = self.backend.session.datagrams
@@ -214,9 +255,9 @@ class UdpPort:
                 return
             limits = self.backend.budget
             if limits is None:
-                flow = _VisitorFlow(self, source, name, datagrams)
+                flow = _VisitorFlow(self, source, name, datagrams, across)
             elif limits.used_up is None:
-                flow = _MeteredFlow(self, source, name, datagrams, limits.meter())
+                flow = _MeteredFlow(self, source, name, datagrams, across, limits.meter())
             else:
                 self.drop("its quota is used up")
                 return

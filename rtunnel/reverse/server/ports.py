@@ -184,6 +184,11 @@ class PublicPorts:
         _prepare(listening[0], factory)
         return listening[0]
 
+    def udp_port(self, backend: Backend) -> UdpPort | None:
+        """Return the UDP port by which *backend* is reached now."""
+        held = self._held.get(backend.place)
+        return held.port if held is not None and isinstance(held.port, UdpPort) else None
+
     def handed(self) -> Iterator[Handed]:
         """Yield what a successor gets."""
         for public, held in self._held.items():

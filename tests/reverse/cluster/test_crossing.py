@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -10,9 +12,12 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import DatagramProtocol
 
 from rtunnel.access.rules import Rules
+from rtunnel.relay.proxy_header import encode_v2
 from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.cluster.crossing import pair
 from rtunnel.reverse.cluster.link import NodeSession
+from rtunnel.reverse.datagrams.server_flows import UdpPort
+from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, two_nodes
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
@@ -36,6 +41,12 @@ async def test_a_visitor_of_a_port_at_the_other_node(world: World) -> None:
     await visitor.ends()
     assert bytes(visitor.received) == b"hello"
     assert not visitor.was_reset
+    for node in first, second:
+        [group] = node.ports.groups
+        [backend] = group
+        account = backend.account
+        await until(lambda account=account: not account.live, "the visitor is gone")  # type: ignore[misc]
+        assert (account.visitors, account.totals) == (1, (5, 5)), node
 
 
 @BOTH_PLANES
@@ -184,23 +195,65 @@ async def test_the_shared_port(world: World) -> None:
 
 @ensureDeferred
 async def test_datagrams(world: World) -> None:
+    """The service sees the visitor's own address, and the rules of his tunnel go by it."""
     world.plane = "direct"
     cluster, first, second = await two_nodes(world)
     service = UdpEcho()
     listening = reactor.listenUDP(0, service, interface=HOST)
     port = free_port()
-    cluster.client(first, f"udp:{port}={HOST}:{listening.getHost().port}")
+    local = f"udp:{port}={HOST}:{listening.getHost().port}"
+    cluster.client(first, local, proxy_protocol="v2", rules=Rules(allow=(ip_network(HOSTS[2]),)))
     await cluster.serves(second)
-    visitor = UdpEcho(echoes=False)
-    sending = reactor.listenUDP(0, visitor, interface=HOST)
-    for _ in range(100):
+    visitor, stranger = UdpEcho(echoes=False), UdpEcho(echoes=False)
+    sending = reactor.listenUDP(0, visitor, interface=HOSTS[2])
+    refused = reactor.listenUDP(0, stranger, interface=HOST)
+    asked = 0
+    while not visitor.received:
+        stranger.transport.write(b"go away", (HOSTS[1], port))
         visitor.transport.write(b"hello", (HOSTS[1], port))
-        if visitor.received:
-            break
+        asked += 1
         await turns()
-    assert visitor.received[0] == b"hello"
-    await listening.stopListening()
-    await sending.stopListening()
+        assert asked < 1000
+    ends = (ip_address(HOSTS[2]), sending.getHost().port), (ip_address(HOST), port)
+    assert visitor.received[0] == encode_v2(ends, is_datagram=True) + b"hello"
+    assert all(b"go away" not in data for data in service.received)
+    assert not stranger.received
+
+    udp = udp_port(first)
+    assert [flow.name for flow in udp.table] == [f"{HOSTS[2]}:{sending.getHost().port}"]
+    account = udp.backend.account
+    assert account.visitors == 1
+    [flow] = udp.table
+    assert account.totals == (flow.bytes_received, flow.bytes_sent)
+    assert 0 < flow.bytes_received <= 5 * asked
+
+    # When it ends here, it ends there, and the other way round; who goes on asking gets another one.
+    for end in ends_of_a_flow(first, second):
+        visitor.received.clear()
+        end()
+        await until(lambda: not udp.table, "the end of the flow where the client is")
+        for _ in range(1000):
+            visitor.transport.write(b"again", (HOSTS[1], port))
+            await turns()
+            if visitor.received:
+                break
+        assert visitor.received[0].endswith(b"again")
+        assert len(udp.table) == 1
+    for each in (listening, sending, refused):
+        await each.stopListening()
+
+
+def udp_port(node: TunnelServer) -> UdpPort:
+    [held] = node.ports._held.values()
+    assert isinstance(held.port, UdpPort)
+    return held.port
+
+
+def ends_of_a_flow(first: TunnelServer, second: TunnelServer) -> Iterator[Callable[[], None]]:
+    """What ends the flow of a visitor who has crossed from *second* to *first*, at each of its places."""
+    [node] = first.nodes.links
+    for table in (udp_port(second).table, udp_port(first).table, node.flows.table):
+        yield lambda table=table: [flow.end("the test wants it") for flow in table]  # type: ignore[misc]
 
 
 @BOTH_PLANES
