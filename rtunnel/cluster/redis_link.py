@@ -43,6 +43,13 @@ _MEANING = {
     "MISCONF": "it cannot write to its disk, so it takes no claims",
     "LOADING": "it is still reading its data",
 }
+_NO_PASSWORD = "it has no password, and --cluster has one"
+#: The same of a Sentinel.
+_OF_SENTINELS = {
+    _MEANING["NOAUTH"]: "it asks for a password of its own; write ?sentinel_password= behind the URL",
+    _MEANING["WRONGPASS"]: "it refuses ?sentinel_password=",
+    _NO_PASSWORD: "it has no password; leave out ?sentinel_password=",
+}
 #: After these errors the connection is of no use.
 _FATAL = ("READONLY", "NOSCRIPT", "LOADING", "NOAUTH", "MASTERDOWN")
 
@@ -59,7 +66,7 @@ def explain(error: Exception) -> str:
         if word in text:
             return meaning
     if "no password is set" in text or "without any password configured" in text:
-        return "it has no password, and --cluster has one"
+        return _NO_PASSWORD
     return text or type(error).__name__
 
 
@@ -328,7 +335,8 @@ async def _ask_sentinels(reactor: Any, url: ClusterUrl, timeout: float) -> tuple
                 return str(reply[0], "ascii", "replace"), int(reply[1])
             raise Away(f"knows no master '{url.master}'")
         except (Away, ValueError, TypeError) as error:
-            reasons.append(f"Sentinel {shown_address(*address)}: {error}")
+            why = _OF_SENTINELS.get(str(error), error)
+            reasons.append(f"Sentinel {shown_address(*address)}: {why}")
     raise Away("; ".join(reasons))
 
 
@@ -354,7 +362,7 @@ async def connect(reactor: Any, url: ClusterUrl, timeout: float = REPLY_TIMEOUT)
     """
     options = {"username": url.user or None, "password": url.password or None, "dbid": url.database or None}
     places: Sequence[tuple[str, int] | None] = url.addresses or (None,)
-    if url.kind == "redis+sentinel":
+    if url.is_named_by_sentinels:
         places = [await _ask_sentinels(reactor, url, timeout)]
     reasons = []
     for address in places:

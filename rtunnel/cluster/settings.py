@@ -5,6 +5,7 @@
     rediss://...                             the same over TLS
     redis+unix://[[USER:]PASSWORD@]/PATH
     redis+sentinel://[[USER:]PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DATABASE]
+    rediss+sentinel://...                    the same over TLS, to the Sentinels and to Redis
 
     ?prefix=NAME  ?ca=FILE  ?database=NUMBER  ?sentinel_password=TEXT
 
@@ -13,6 +14,7 @@ No error and no text of a :class:`ClusterUrl` shows a user or a password.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +32,8 @@ MEMORY = "memory"
 PREFIX = "rtunnel:"
 PORT, SENTINEL_PORT = 6379, 26379
 
-_KINDS = ("redis", "rediss", "redis+unix", "redis+sentinel")
+_KINDS = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
+_WITH_TLS = ("rediss", "rediss+sentinel")
 _FORMS = "write redis://PASSWORD@HOST:6379/0, or rediss:// for TLS"
 _OPTIONS = ("prefix", "ca", "database", "sentinel_password")
 
@@ -39,7 +42,7 @@ _OPTIONS = ("prefix", "ca", "database", "sentinel_password")
 class ClusterUrl:
     """A directory in Redis.
 
-    :ivar kind: ``redis``, ``rediss``, ``redis+unix`` or ``redis+sentinel``.
+    :ivar kind: ``redis``, ``rediss``, ``redis+unix``, ``redis+sentinel`` or ``rediss+sentinel``.
     :ivar addresses: hosts and ports of Redis, or of the Sentinels; empty for ``redis+unix``.
     :ivar path: the socket of ``redis+unix``; otherwise empty.
     :ivar user: empty: Redis's default user.
@@ -65,7 +68,12 @@ class ClusterUrl:
     @property
     def is_secured(self) -> bool:
         """Whether connections have TLS."""
-        return self.kind == "rediss"
+        return self.kind in _WITH_TLS
+
+    @property
+    def is_named_by_sentinels(self) -> bool:
+        """Whether the addresses are those of Sentinels."""
+        return self.kind.endswith("+sentinel")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -94,20 +102,20 @@ class ClusterUrl:
                 raise ConfigError(f"'{shown}' has no path of a socket; write redis+unix:///run/redis/redis.sock")
             database, path = "", f"/{unquote(path)}"
         else:
-            port = SENTINEL_PORT if kind == "redis+sentinel" else PORT
+            is_sentinel = kind.endswith("+sentinel")
+            port = SENTINEL_PORT if is_sentinel else PORT
             addresses = tuple(_address(each, port, shown) for each in where.split(","))
-            if kind == "redis+sentinel":
+            if is_sentinel:
                 master, _, path = path.partition("/")
                 if not master:
-                    raise ConfigError(
-                        f"'{shown}' has no name of a master; write redis+sentinel://PASSWORD@HOST:26379/mymaster"
-                    )
+                    raise ConfigError(f"'{shown}' has no name of a master; write {kind}://PASSWORD@HOST:26379/mymaster")
             database, path = path.removesuffix("/"), ""
         if database and "database" in options:
             raise ConfigError(f"'{shown}' has a database and ?database=; keep one")
         ca = options.get("ca")
-        if ca is not None and kind != "rediss":
-            raise ConfigError(f"'{shown}' has ?ca= and no TLS; write rediss://")
+        if ca is not None and kind not in _WITH_TLS:
+            secured = "rediss+sentinel" if kind == "redis+sentinel" else "rediss"
+            raise ConfigError(f"'{shown}' has ?ca= and no TLS; write {secured}://")
         return cls(
             kind,
             addresses,
@@ -120,6 +128,11 @@ class ClusterUrl:
             None if ca is None else Path(ca).expanduser().absolute(),
             options.get("sentinel_password", ""),
         )
+
+    @property
+    def session(self) -> str:
+        """See :class:`~rtunnel.cluster.interface.IDirectory`. Nodes may reach one Redis by different addresses."""
+        return hashlib.sha256(f"rtunnel cluster {self.database} {self.prefix}".encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
         places = ",".join(shown_address(*each) for each in self.addresses)

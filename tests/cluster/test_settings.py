@@ -32,6 +32,9 @@ GOOD = {
         "redis+sentinel", (A, B), password="pw", master="mymaster", database=4, sentinel_password="x@y"
     ),
     "redis+sentinel://a/m": ClusterUrl("redis+sentinel", (("a", 26379),), master="m"),
+    "rediss+sentinel://a/m?ca=/etc/ca.pem": ClusterUrl(
+        "rediss+sentinel", (("a", 26379),), master="m", ca=Path("/etc/ca.pem")
+    ),
 }
 BAD = {
     "a:6379": "'a:6379' has no redis:// in front; write redis://PASSWORD@HOST:6379/0",
@@ -55,7 +58,9 @@ BAD = {
     "redis://me:s3cret%ff@a": "the user or the password is not UTF-8",
     "redis://me:s3cret?@a/0": "'redis://...' has an unknown option",
     "redis+unix://pw@a/x": "has no path of a socket",
-    "redis+sentinel://s3cret@a": "has no name of a master",
+    "redis+sentinel://s3cret@a": "has no name of a master; write redis[+]sentinel://PASSWORD@HOST:26379/mymaster",
+    "rediss+sentinel://s3cret@a": "has no name of a master; write rediss[+]sentinel://PASSWORD@HOST:26379/mymaster",
+    "redis+sentinel://s3cret@a/m?ca=/x": "has [?]ca= and no TLS; write rediss[+]sentinel://",
     "redis+sentinel://a/m?sentinel_password=s3cret@b&x=1": "'redis[+]sentinel://...' has an unknown option 'x'",
 }
 
