@@ -68,10 +68,12 @@ class IDirectory(Protocol):
 
     :ivar node: the name of this node, which no other has, also not this one before it was started again.
     :ivar is_cluster: whether there can be other nodes at all.
+    :ivar session: 32 hexadecimal digits, the same for all nodes, also while the directory is away. No secret.
     """
 
     node: str
     is_cluster: bool
+    session: str
 
     @property
     def is_sure(self) -> bool:
@@ -97,12 +99,6 @@ class IDirectory(Protocol):
 
     async def find(self, key: str) -> tuple[str, ...]:
         """Return the nodes that hold *key* now, this one perhaps among them.
-
-        :raises Away: the directory cannot be reached.
-        """
-
-    async def agree(self, name: str, value: str) -> str:
-        """Return what all nodes agree on under *name*: *value*, if nobody has said anything else before.
 
         :raises Away: the directory cannot be reached.
         """

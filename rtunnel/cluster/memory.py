@@ -29,14 +29,15 @@ class _Key:
 class Shared:
     """What the nodes of one process have in common.
 
+    :ivar session: see :class:`~rtunnel.cluster.interface.IDirectory`.
     :ivar parted: names of nodes that cannot reach it now.
     """
 
+    session: str = field(default_factory=lambda: secrets.token_hex(16))
     parted: set[str] = field(default_factory=set)
     _until: dict[str, float] = field(default_factory=dict)
     _about: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _keys: dict[str, _Key] = field(default_factory=dict)
-    _agreed: dict[str, str] = field(default_factory=dict)
     _tallies: dict[str, dict[str, int]] = field(default_factory=dict)
     _members: dict[str, MemoryDirectory] = field(default_factory=dict)
     _number: int = 0
@@ -104,6 +105,7 @@ class MemoryDirectory(Service):
         self._clock = reactor
         self._times = times or Times()
         self._shared = Shared() if shared is None else shared
+        self.session = self._shared.session
         # Those of one key have one owner.
         self._claims: dict[str, list[Claim]] = {}
         # Released while the node was parted.
@@ -224,11 +226,6 @@ class MemoryDirectory(Service):
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
         self._check_there()
         return self._shared.find(key, self._clock.seconds())
-
-    async def agree(self, name: str, value: str) -> str:
-        """See :class:`~rtunnel.cluster.interface.IDirectory`."""
-        self._check_there()
-        return self._shared._agreed.setdefault(name, value)
 
     async def tally(self, name: str, amount: int) -> int:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""

@@ -32,7 +32,7 @@ class RedisDirectory(RedisNode):
         self._claims: dict[str, list[Claim]] = {}
         self._claiming: Counter[str] = Counter()
         self._tallies: dict[str, int] = {}
-        self._agreed: dict[str, str] = {}
+        self.session = url.session
         self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
 
     # What a node has
@@ -51,8 +51,6 @@ class RedisDirectory(RedisNode):
         await self._claim_again()
         await self._in_parts(scripts.RELEASE, [name for name in held if not self._has(str(name))])
         await self._in_parts(scripts.TALLY, [part for each in self._tallies.items() for part in each])
-        for name, value in self._agreed.items():
-            await self._run(scripts.AGREE, name, value)
 
     async def _in_parts(self, script: str, arguments: list[Any]) -> None:
         for start in range(0, len(arguments), 2 * BATCH):
@@ -137,13 +135,6 @@ class RedisDirectory(RedisNode):
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""
         self._check_there()
         return tuple(map(str, parsed(await self._run(scripts.FIND, key), "nodes")))
-
-    async def agree(self, name: str, value: str) -> str:
-        """See :class:`~rtunnel.cluster.interface.IDirectory`."""
-        self._check_there()
-        agreed = str((await self._run(scripts.AGREE, name, value))[1:], "utf-8", "replace")
-        self._agreed[name] = agreed
-        return agreed
 
     async def tally(self, name: str, amount: int) -> int:
         """See :class:`~rtunnel.cluster.interface.IDirectory`."""

@@ -159,15 +159,6 @@ table.sort(nodes)
 return cjson.encode({nodes = nodes})
 """
 
-_AGREE = """
--- 4: the name; 5: the value
-local name = prefix .. 'agreed:' .. ARGV[4]
-local value = redis.call('GET', name)
-if value then return '=' .. value end
-redis.call('SET', name, ARGV[5])
-return '=' .. ARGV[5]
-"""
-
 _TALLY = """
 -- 4, 5, and so on: names and amounts. Returns the sums.
 if not is_ours() then return 'gone' end
@@ -197,8 +188,8 @@ redis.call('PUBLISH', prefix .. 'nodes', me)
 return 'done'
 """
 
-JOIN, ANNOUNCE, RENEW, CLAIM, RELEASE, FIND, AGREE, TALLY, LEAVE = ALL = tuple(
-    _PRELUDE + text for text in (_JOIN, _ANNOUNCE, _RENEW, _CLAIM, _RELEASE, _FIND, _AGREE, _TALLY, _LEAVE)
+JOIN, ANNOUNCE, RENEW, CLAIM, RELEASE, FIND, TALLY, LEAVE = ALL = tuple(
+    _PRELUDE + text for text in (_JOIN, _ANNOUNCE, _RENEW, _CLAIM, _RELEASE, _FIND, _TALLY, _LEAVE)
 )
 
 

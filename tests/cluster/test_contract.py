@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -189,7 +190,6 @@ async def test_away(world: World) -> None:
     for attempt in (
         a.claim(KEY, "me", not_lost),
         a.find(KEY),
-        a.agree("x", "1"),
         a.tally("x", 1),
         a.send(b.node, "x", {}),
     ):
@@ -200,11 +200,11 @@ async def test_away(world: World) -> None:
 
 
 @ensureDeferred
-async def test_what_all_agree_on(world: World) -> None:
-    a, b = await world.node(), await world.node()
-    assert await a.agree("session", "first ä") == "first ä"
-    assert await b.agree("session", "second") == "first ä"
-    assert await b.agree("other", "") == ""
+async def test_all_have_one_session(world: World) -> None:
+    """A node that cannot reach the directory, or has not done so yet, has it too."""
+    a, b = await world.node(), world.build(LONG)
+    assert re.fullmatch("[0-9a-f]{32}", a.session)
+    assert a.session == b.session
 
 
 @ensureDeferred

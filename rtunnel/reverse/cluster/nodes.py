@@ -14,7 +14,6 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,7 +34,6 @@ from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.visitors import Visitors
-from rtunnel.wire.messages import Hello
 
 #: What a node says about itself in the directory, and the kinds of its messages.
 KIND, INTRODUCE, INTRODUCED = "rtunnel-server", "introduce", "introduced"
@@ -53,7 +51,6 @@ class IServer(Protocol):
     """The server, as its nodes see it."""
 
     settings: ServerSettings
-    hello: Hello
     visitors: Visitors
     claims: Claims
     memory: Memory
@@ -92,7 +89,6 @@ class Nodes(MultiService):
         self._next = 1
         self._listens_at = ""
         self._settings = server.settings
-        self._has_agreed = self._is_agreeing = False
         if directory.is_cluster:
             _check_certificate(server.settings)
             directory.watch(self._changed)
@@ -141,24 +137,10 @@ class Nodes(MultiService):
             do_all([partial(link.follow, settings) for link in self.links])
         now = self.reactor.seconds()
         self._introduced = {token: one for token, one in self._introduced.items() if one[1] > now}
-        if not self._has_agreed and not self._is_agreeing:
-            self._is_agreeing = True
-            agreeing = Deferred.fromCoroutine(self._agree())
-            agreeing.addErrback(lambda failure: self.log.failure("the session of all servers", failure))
         nodes = self._directory.nodes
         for node, link in list(self._links.items()):
             if node not in nodes and not link.streams_left:
                 self._drop(link)
-
-    async def _agree(self) -> None:
-        try:
-            session = await self._directory.agree("rtunnel-server session", self._server.hello.session)
-        except Away:
-            return
-        finally:
-            self._is_agreeing = False
-        self._server.hello = replace(self._server.hello, session=session)
-        self._has_agreed = True
 
     def _changed(self) -> None:
         """Dial nodes that have come, and dial those no more that are gone."""

@@ -13,7 +13,6 @@ Ports that clients ask for come and go with them, in ``PublicPorts``.
 
 from __future__ import annotations
 
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -100,7 +99,7 @@ class TunnelServer(PublishingServer):
         # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
         planes = DATA_PLANES[settings.plane] | ({DIRECT_ONLY} if DATA_PLANES[settings.plane] else set())
         self.hello = Hello(
-            session=secrets.token_hex(16),
+            session=self.directory.session,
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK}) | planes,

@@ -13,7 +13,7 @@ from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.wire.limits import LinkLimits
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.reverse.cluster.parts import HOSTS, two_nodes
+from tests.reverse.cluster.parts import HOSTS, Cluster, two_nodes
 from tests.reverse.net import HOST, until
 from tests.reverse.world import World
 
@@ -48,6 +48,27 @@ async def test_streams_are_kept_as_long_as_the_client_is_elsewhere(world: World)
     await cluster.serves(first, 0)
     first.kept._look()
     await visitor.ends()
+
+
+@ensureDeferred
+async def test_streams_go_on_with_a_node_that_has_not_reached_the_directory_yet(world: World) -> None:
+    """As one that has just been started again: in a rolling restart, the next node that drains sends clients to it."""
+    world.plane = "direct"
+    cluster = Cluster(world, 1)
+    (first,) = cluster.nodes
+    second = cluster.start(HOSTS[1], is_parted=True)
+    echo, port = await world.echo(), free_port()
+    client = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(first)
+    visitor = await world.visitor(port)
+    visitor.send(b"one")
+    await visitor.has(b"one")
+    lead_to(client, second)
+    (session,) = first.sessions
+    session.transport.abortConnection()
+    await until(lambda: second.sessions, "the client is at the other node")
+    visitor.send(b"two")
+    await visitor.has(b"onetwo")
 
 
 @ensureDeferred
