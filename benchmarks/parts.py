@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from benchmarks.ports import free_port
 
 Result = TypeVar("Result")
 Figures = Sequence[float | None]
@@ -102,20 +104,8 @@ def find(program: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports that are currently free, for TCP and for UDP."""
-    ports: list[int] = []
-    with ExitStack() as stack:
-        while len(ports) < count:
-            tcp, udp = (
-                stack.enter_context(socket.socket(type=kind)) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-            )
-            tcp.bind((HOST, 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            ports.append(tcp.getsockname()[1])
-    return ports
+    """Return *count* different ports that are free at every address of this machine, for TCP and for UDP."""
+    return [free_port("") for _ in range(count)]
 
 
 class Program:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests import ports
-from tests.ports import SHARE, free_port
+from benchmarks import ports
+from benchmarks.ports import SHARE, free_port
 
 
 def test_a_share_has_one_owner() -> None:
