@@ -43,7 +43,7 @@ ANSWER, ISSUE = 30, 240
 #: The largest answer, in bytes.
 MOST = 1 << 20
 #: How often a request is made again because the CA wants another nonce.
-NONCES = 5
+NONCES = 10
 
 
 class OrderFailed(RtunnelError):
