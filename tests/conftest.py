@@ -32,9 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
     directory = tempfile.TemporaryDirectory(prefix="rtunnel-tests-")
     os.environ["RUNTIME_DIRECTORY"] = os.environ["XDG_STATE_HOME"] = directory.name
     config.add_cleanup(directory.cleanup)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell does that to a job in the background, and the processes that tests start would inherit it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell ignores SIGINT for a job in the background, nohup SIGHUP, and processes that tests start would inherit it.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 # Nothing that comes up before the first test is garbage.

@@ -221,3 +221,15 @@ def test_stress_runs_each_round_in_its_own_order() -> None:
     assert first == ("5", "all cores")
     assert (last[0] != "5", last[1]) == (True, "one core")
     assert done.stdout.endswith("=== 2 rounds from seed 5: 0 tests failed\n")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_signals_that_a_shell_ignores(name: str) -> None:
+    """Processes that tests start have them as if a terminal had started the suite."""
+    code = (
+        f"import signal, sys, pytest; signal.signal(signal.{name}, signal.SIG_IGN); "
+        "pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/test_ports.py']); "
+        f"sys.exit(signal.getsignal(signal.{name}) is signal.SIG_IGN)"
+    )
+    subprocess.run((sys.executable, "-c", code), cwd=ROOT, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
