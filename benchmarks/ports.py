@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import random
 import socket
@@ -60,4 +61,5 @@ def _own_share() -> tuple[socket.socket, range]:
 
 
 _lock, _own = _own_share()
+atexit.register(_lock.close)
 _ports = itertools.cycle(_own)
