@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from benchmarks.parts import (
 )
 from benchmarks.run import machine
 from benchmarks.stage import services
-from benchmarks.ways import Way
+from benchmarks.ways import Way, make_certificates
 
 #: Room for all at one node, from however many addresses.
 MANY_LINKS = ("--max-links=30000", "--drain=0")
@@ -139,13 +139,15 @@ def offers(plan: Plan) -> Figures:
 
 
 @contextmanager
-def client_of(servers: list[Node], links: int, ends: Way, directory: Path) -> Iterator[tuple[Way, int]]:
+def client_of(
+    servers: list[Node], links: int, ends: Way, directory: Path, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[Way, int]]:
     """Run a client of these nodes, and yield the ports at every node, and the id of its process."""
     iperf, web = free_ports(2)
-    argv = [*twistd(), "rtunnel-client", f"--links={links}", "--drain=0"]
+    argv = [*twistd(), "rtunnel-client", f"--links={links}", "--drain=0", *options]
     argv += [f"--server={node.where}" for node in servers]
     argv += ["--tunnel", f"{iperf}:{ends.host}:{ends.iperf}", "--tunnel", f"{web}:{ends.host}:{ends.web}"]
-    with running(argv, directory / "client.log") as found:
+    with running(argv, directory / "client.log", env) as found:
         yield Way(iperf, web), found.pid
 
 
@@ -173,15 +175,21 @@ def until_served(host: str, port: int) -> float:
 
 
 def crossing(plan: Plan) -> Figures:
-    """Measure a visitor at the node of his client, and one at another node, in turns."""
+    """Measure a visitor at the node of his client, and one at another node, in turns: without TLS, and with it."""
+    return _crossing(plan) | {f"{name}, TLS": figure for name, figure in _crossing(plan, "--tls").items()}
+
+
+def _crossing(plan: Plan, *options: str) -> Figures:
     found: dict[str, list[float]] = {}
     with ExitStack() as stack:
         directory, database = stack.enter_context(with_redis())
+        make_certificates(directory)
+        env = {"RTUNNEL_PKI_DIR": str(directory)}
         close = directory / "close.lua"
         close.write_text('wrk.headers["Connection"] = "close"\n')
         ends = stack.enter_context(services(directory))
-        both = stack.enter_context(nodes("rtunnel-server", 2, directory, database.url, *MANY_LINKS))
-        way, client = stack.enter_context(client_of(both[:1], 1, ends, directory))
+        both = stack.enter_context(nodes("rtunnel-server", 2, directory, database.url, *MANY_LINKS, *options, env=env))
+        way, client = stack.enter_context(client_of(both[:1], 1, ends, directory, *options, env=env))
         for node in both:
             until_served(node.host, way.web)
         pids = [*(node.program.pid for node in both), client]

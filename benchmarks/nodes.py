@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.costs import cpu_seconds, resident
-from benchmarks.parts import START, Failed, Program, find, free_ports, running, twistd, wait_for
+from benchmarks.parts import HOST, START, Failed, Program, find, free_ports, running, twistd, wait_for
 
 #: Where the nodes listen.
-HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+HOSTS = (HOST, "127.0.0.2", "127.0.0.3")
 #: How many of a crowd are in one process.
 OF_ONE_PROCESS = 5000
 #: Seconds that a crowd has to come.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.hello import NAME, wait_for_service
+from benchmarks.nodes import HOSTS
 from benchmarks.parts import (
     HOST,
     Failed,
@@ -101,7 +102,7 @@ class Column:
 def make_certificates(directory: Path) -> None:
     """Make the certificates of both ends where ``--tls`` looks for them."""
     ca = make_ca()
-    server, client = issue(ca, Kind.SERVER, "server", hosts=[HOST, NEAR]), issue(ca, Kind.CLIENT, "client")
+    server, client = issue(ca, Kind.SERVER, "server", hosts=[*HOSTS, NEAR]), issue(ca, Kind.CLIENT, "client")
     for name, holder in (("ca", ca), ("server", server), ("client", client)):
         (directory / f"{name}.crt").write_bytes(holder.certificate_pem)
         (directory / f"{name}.key").write_bytes(holder.key_pem)
