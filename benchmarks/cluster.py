@@ -261,7 +261,7 @@ def idle(
         nodes(plugin, 2, directory, "" if alone else database.url, *options) as both,
     ):
         programs = [node.program for node in both]
-        before, memory = use(*programs), database.memory
+        before, memory, of_redis = use(*programs), database.memory, use(database.program).cpu
         with crowds(crowd_kind, both, count, *more) as found:
             there, took = 0, 0.0
             for crowd in found:
@@ -272,6 +272,7 @@ def idle(
             figures[f"{kind} that came to two nodes"] = there
             figures[f"{kind} that came, 1/s"] = there / took
             figures[f"CPU of both nodes, one of the {kind}, ms"] = (came.cpu - before.cpu) / there * 1000
+            figures[f"CPU of Redis, one of the {kind}, us"] = (use(database.program).cpu - of_redis) / there * 1e6
             figures[f"memory of its node, one of the {kind}, KiB"] = (came.memory - before.memory) / there / KIB
             figures[f"memory of Redis, one of the {kind}, B"] = (database.memory - memory) / there
             rested, commands, spent = use(*programs), database.commands, use(database.program)

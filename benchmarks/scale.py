@@ -14,16 +14,16 @@ GIB, MIB, KIB = 2**30, 2**20, 2**10
 NODE = 57 * MIB
 #: Memory of an idle link with one host name at its node, what the two nodes of one have together more than that, and
 #: memory of an idle host, in bytes.
-LINK, CARRIED, HOST = 20 * KIB, 7 * KIB, 13 * KIB
+LINK, CARRIED, HOST = 20 * KIB, 7 * KIB, 12 * KIB
 #: CPU of an idle link and an idle host at their node, in seconds a second.
-LINK_IDLE, HOST_IDLE = 64e-6, 51e-6
+LINK_IDLE, HOST_IDLE = 21e-6, 38e-6
 #: CPU of all that a node does for a link that comes, of what one other node does, and for a host, in seconds.
-LINK_COMES, LINK_ELSEWHERE, HOST_COMES = 2.8e-3, 0.7e-3, 2.0e-3
+LINK_COMES, LINK_ELSEWHERE, HOST_COMES = 1.1e-3, 0.14e-3, 0.88e-3
 #: What Redis needs for a link and a host: bytes, and CPU seconds when it comes.
-REDIS_LINK, REDIS_HOST = 350, 370
-REDIS_CLAIM, REDIS_HOST_COMES = 80e-6, 240e-6
+REDIS_LINK, REDIS_HOST = 292, 280
+REDIS_CLAIM, REDIS_HOST_COMES = 26e-6, 34e-6
 #: CPU of all nodes for an offer within a node, and across two.
-OFFER_NEAR, OFFER_ACROSS = 0.75e-3, 2.1e-3
+OFFER_NEAR, OFFER_ACROSS = 0.17e-3, 0.41e-3
 
 #: Descriptors of a process, and those of them that are for ends: ``LimitNOFILE`` of the units, less an eighth.
 DESCRIPTORS = 65_536
