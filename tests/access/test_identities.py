@@ -25,6 +25,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.pki.certificates import Algorithm, Kind, common_name, fingerprint, key_kind, may_be, signed_by
 from rtunnel.tls.openssl import use_private_key
 from tests.access.peers.parts import SOMEBODY, Organisation
+from tests.needs import need_root
 
 MAKE = """
 import sys
@@ -113,6 +114,7 @@ def test_permissions(path: Path, mode: int, message: str) -> None:
 
 def test_owners(path: Path) -> None:
     load_identity(path, "x")
+    need_root()
     os.chown(path, SOMEBODY, -1)
     with pytest.raises(ConfigError, match=f"{path} belongs to the user {SOMEBODY}, who knows the key in it; run this"):
         load_identity(path, "x")
@@ -124,6 +126,7 @@ def test_directories_of_others(path: Path) -> None:
     with pytest.raises(ConfigError, match=f"other users may write in {path.parent}; first run: chmod go-w"):
         load_identity(path, "x")
     path.parent.chmod(0o700)
+    need_root()
     os.chown(path.parent, SOMEBODY, -1)
     with pytest.raises(ConfigError, match=f"belongs to the user {SOMEBODY}, who could exchange what is in it"):
         load_identity(path, "x")
@@ -135,6 +138,7 @@ def test_links_of_others(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "other.pem")
     assert load_identity(path, "x").fingerprint
+    need_root()
     os.lchown(path, SOMEBODY, -1)
     with pytest.raises(ConfigError, match=f"is a link of the user {SOMEBODY}; remove it"):
         load_identity(path, "x")

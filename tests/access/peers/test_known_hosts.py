@@ -13,6 +13,7 @@ from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.peers.known_hosts import add_host, read_known_hosts
 from rtunnel.errors import ConfigError
 from tests.access.peers.parts import SOMEBODY
+from tests.needs import need_root
 
 ONE, OTHER = "ab" * 32, "cd" * 32
 SHORT = show_fingerprint(ONE)
@@ -103,6 +104,7 @@ def test_files_of_others(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"every user of this machine may change .*chmod o-w"):
         add_host(path, "y", ONE)
     path.chmod(0o600)
+    need_root()
     os.chown(path, SOMEBODY, -1)
     with pytest.raises(ConfigError, match=f"belongs to the user {SOMEBODY}, who could change"):
         read_known_hosts(path)
