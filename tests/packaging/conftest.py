@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,21 +34,41 @@ def run(argv: Sequence[str | Path], cwd: Path, env: Mapping[str, str] | None = N
     return output
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A directory of that name, which the first worker that needs it has made with *make*. The others wait for it."""
+    everybodys = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        everybodys = everybodys.parent
+    directory, is_made = everybodys / name, everybodys / f"{name} is made"
+    with (everybodys / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_made.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            is_made.touch()
+    return directory
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree, so that builds leave nothing in the checkout."""
-    copy = tmp_path_factory.mktemp("source") / "rtunnel"
-    unwanted = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache", "venv", "results"
-    )
-    shutil.copytree(ROOT, copy, ignore=unwanted)
-    return copy
+
+    def copy(directory: Path) -> None:
+        unwanted = shutil.ignore_patterns(
+            ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache", "venv", "results"
+        )
+        shutil.copytree(ROOT, directory / "rtunnel", ignore=unwanted)
+
+    return made_once(tmp_path_factory, "source", copy) / "rtunnel"
 
 
 @pytest.fixture(scope="session")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the source distribution: so that one is whole too."""
-    dist = tmp_path_factory.mktemp("dist")
-    run([sys.executable, "-m", "build", "--outdir", dist, source], cwd=dist)
-    (built,) = dist.glob("*.whl")
+
+    def build(directory: Path) -> None:
+        run([sys.executable, "-m", "build", "--outdir", directory, source], cwd=directory)
+
+    (built,) = made_once(tmp_path_factory, "dist", build).glob("*.whl")
     return built

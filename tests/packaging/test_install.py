@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT, made_once, run
 from tests.process.harness import Process
 
 pytestmark = pytest.mark.packaging
@@ -28,12 +28,14 @@ PLUGINS = ["rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-cl
 def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the package in it and nothing of the tests; its ``bin``."""
     wanted: Path = request.getfixturevalue("wheel" if request.param == "wheel" else "source")
-    directory = tmp_path_factory.mktemp(request.param)
-    run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
-    binaries = directory / "venv" / "bin"
     editable = ["--editable"] if request.param == "editable" else []
-    run([binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", *editable, wanted], cwd=directory)
-    return binaries
+
+    def install(directory: Path) -> None:
+        run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
+        python = directory / "venv" / "bin" / "python"
+        run([python, "-m", "pip", "--disable-pip-version-check", "install", *editable, wanted], cwd=directory)
+
+    return made_once(tmp_path_factory, request.param, install) / "venv" / "bin"
 
 
 def test_wheel_contents(wheel: Path) -> None:

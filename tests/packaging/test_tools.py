@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT, made_once, run
 from tests.ports import free_port
 from tests.process.harness import Process
 from tests.process.services import LOOPBACK, Service, fetch, page
@@ -23,11 +23,13 @@ NO_SERVER = "127.0.0.1:1"
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """uv and pipx, in an environment of their own; its ``bin``."""
-    directory = tmp_path_factory.mktemp("tools")
-    run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
-    binaries = directory / "venv" / "bin"
-    run([binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "uv", "pipx"], cwd=directory)
-    return binaries
+
+    def install(directory: Path) -> None:
+        run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
+        python = directory / "venv" / "bin" / "python"
+        run([python, "-m", "pip", "--disable-pip-version-check", "install", "uv", "pipx"], cwd=directory)
+
+    return made_once(tmp_path_factory, "tools", install) / "venv" / "bin"
 
 
 Install = Callable[..., None]
