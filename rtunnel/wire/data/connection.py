@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rtunnel.wire.data import records
+from rtunnel.wire.data.frozen import Fields, State
 from rtunnel.wire.data.records import ALIVE, DATA, DONE, END, HEADER, HEADER_SIZE, IGNORABLE, OPEN, RESET
 from rtunnel.wire.data.seal import TAG, Seal
 from rtunnel.wire.halves import BROKEN_MAX_STALL
@@ -22,6 +23,9 @@ from rtunnel.wire.limits import LinkLimits
 
 #: The last number that a stream can have.
 LAST = 2**32 - 1
+# What makes out where a stream is, besides its number; and what was measured at the last tick.
+_FLAGS = ("is_free", "takes_data", "has_sent", "has_heard", "_sent_end", "_got_end", "_sent_reset", "_got_reset")
+_TIMES = ("_quiet", "_silence", "_unanswered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,27 @@ class DataConnection:
         self._ticked_at = now
         # Seconds for which this end has sent nothing, has heard nothing, and has waited for something that is due.
         self._quiet = self._silence = self._unanswered = 0.0
+
+    # For another process
+
+    def freeze(self) -> State:
+        """Return what another process needs to go on with this connection, but for the seals."""
+        state: State = {name.lstrip("_"): getattr(self, name) for name in (*_FLAGS, *_TIMES)}
+        return {"number": self.number, **state}
+
+    def thaw(self, frozen: Fields) -> None:
+        """Be what another one was when :meth:`freeze` was called. This one must be new. Time in between counts for
+        neither end.
+
+        :raises ValueError: it was not called for this.
+        """
+        self.number = frozen.number("number", LAST)
+        for name in _FLAGS:
+            setattr(self, name, frozen.flag(name.lstrip("_")))
+        for name in _TIMES:
+            setattr(self, name, frozen.seconds(name.lstrip("_")))
+        if (not self.is_free and not self.number) or (self.takes_data and (self.is_free or self._got_end)):
+            raise ValueError("a stream that cannot be")
 
     # Records out
 

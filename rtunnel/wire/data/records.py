@@ -15,6 +15,7 @@ from mmap import ACCESS_COPY, mmap
 from struct import Struct
 from typing import Protocol
 
+from rtunnel.wire.data.frozen import Fields, State, text_of
 from rtunnel.wire.data.seal import TAG, Seal
 from rtunnel.wire.messages import clean_text
 
@@ -100,6 +101,15 @@ class Reader(Protocol):
     def rest(self) -> None:
         """Free what is not needed before the next record."""
 
+    def freeze(self) -> State:
+        """Return what another process needs to go on reading, but for the seal."""
+
+    def thaw(self, frozen: Fields) -> None:
+        """Go on where another reader was when :meth:`freeze` was called. This one must be new.
+
+        :raises ValueError: it was not called for this.
+        """
+
     @property
     def held(self) -> int:
         """How many bytes of memory are taken by an incomplete record."""
@@ -158,6 +168,18 @@ class PlainReader:
 
     def rest(self) -> None:
         """See :class:`Reader`."""
+
+    def freeze(self) -> State:
+        """See :class:`Reader`."""
+        return {"part": text_of(self._held), "left": self.left, "number": self.number}
+
+    def thaw(self, frozen: Fields) -> None:
+        """See :class:`Reader`."""
+        self._held = frozen.data("part", HEADER_SIZE + MAX_CONTROL)
+        self.left = frozen.number("left", MAX_PLAIN)
+        self.number = frozen.number("number", 2**32 - 1)
+        if self._held and self.left:
+            raise ValueError("parts of two records")
 
     @property
     def held(self) -> int:
@@ -233,6 +255,21 @@ class SealedReader:
     def rest(self) -> None:
         """See :class:`Reader`."""
         self._seal.rest()
+
+    def freeze(self) -> State:
+        """See :class:`Reader`."""
+        part = b"" if self._record is None else bytes(self._record[: self._have])
+        return {"part": text_of(part)}
+
+    def thaw(self, frozen: Fields) -> None:
+        """See :class:`Reader`."""
+        part = frozen.data("part", HEADER_SIZE + MAX_SEALED)
+        if len(part) >= HEADER_SIZE:
+            length = HEADER.unpack_from(part)[0] & 0xFFFFFF
+            if not len(part) - HEADER_SIZE < length <= MAX_SEALED:
+                raise ValueError("more than a part of a record")
+        if part:
+            self._hold(memoryview(part))
 
     @property
     def held(self) -> int:

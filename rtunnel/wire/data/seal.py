@@ -14,12 +14,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from rtunnel.wire.data.frozen import Fields, State, text_of
+
 # The library is imported when the first key is used: a process whose links are plain has none, and saves 8 MiB.
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 #: How many bytes longer a payload gets when it is sealed.
 TAG = 16
+#: The length of a secret, in bytes.
+SECRET = 32
 #: A key seals no more records than this ...
 RECORDS_PER_KEY = 2**20
 #: ... and none after it has sealed this many bytes of payload, tags not counted.
@@ -168,6 +172,24 @@ class Seal:
             raise ValueError("a record that is not authentic") from None
         self._bytes += len(payload)
         return payload
+
+    def freeze(self) -> State:
+        """Return what another process needs to go on with this seal. It has the secret; this one must not go on."""
+        return {"secret": text_of(self._secret), "nonce": self._nonce, "bytes": self._bytes}
+
+    @classmethod
+    def thaw(cls, frozen: Fields, cipher: Cipher) -> Seal:
+        """Return a seal that goes on where :meth:`freeze` was called.
+
+        :raises ValueError: it was not called for this.
+        """
+        secret = frozen.data("secret", SECRET)
+        if len(secret) != SECRET or cipher is Cipher.NONE:
+            raise ValueError("a secret is missing")
+        seal = cls(secret, cipher)
+        seal._nonce = frozen.number("nonce", RECORDS_PER_KEY)
+        seal._bytes = frozen.number("bytes", 2 * BYTES_PER_KEY)
+        return seal
 
     def rest(self) -> None:
         """Free the state of the cipher, 2.5 KiB, until the next record, which then takes 7 us longer."""
