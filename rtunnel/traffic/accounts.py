@@ -125,6 +125,20 @@ class Account:
         """Take note that a visitor has left the link, for a data connection of his own."""
         self.live[relay].carrier = CONNECTION
 
+    def release(self, relay: IRelay) -> None:
+        """Forget a visitor with whom another process goes on, but for the bytes that have passed here."""
+        del self.live[relay]
+        self._received += relay.bytes_received
+        self._sent += relay.bytes_sent
+
+    def resume(self, relay: IRelay, who: str, carrier: str, began: float) -> None:
+        """Count a visitor again whom another process has counted, with all that *relay* has passed there."""
+        visit = self.live[relay] = Visit()
+        visit.account, visit.who, visit.carrier, visit.began = self, who, carrier, began
+        # That process has told of them.
+        self._received -= relay.bytes_received
+        self._sent -= relay.bytes_sent
+
     def over(self, relay: IRelay) -> None:
         """Add up what a visitor has sent and got, who is gone. May be called again."""
         visit = self.live.pop(relay, None)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.traffic.accounts import LOOK_EVERY, Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
+
+#: How often it is looked who is left, in seconds.
+LOOK_AT_OTHERS = 0.1
+
+
+class IKeeper(Protocol):
+    """Puts visitors away for the process that follows."""
+
+    @property
+    def others(self) -> int:
+        """How many visitors there are who cannot be put away."""
+
+    @property
+    def can_keep_any(self) -> bool:
+        """Whether there are visitors who can be."""
+
+    async def leave(self) -> None:
+        """Put away all who can be, and leave the links to them. May be called again."""
 
 
 class DrainingService(MultiService):
@@ -25,6 +44,7 @@ class DrainingService(MultiService):
     :ivar descriptors: who has how many.
     :ivar visitors: the connections that are relayed.
     :ivar is_stopping: visitors are refused, as the process is about to end.
+    :ivar keeper: puts visitors away once no others are left, or have no time left; None: nobody can.
     """
 
     log = Logger()
@@ -39,6 +59,7 @@ class DrainingService(MultiService):
         PeriodicService(reactor, "traffic", LOOK_EVERY, accounts.tick).setServiceParent(self)
         self.visitors = Visitors(self.descriptors, accounts)
         self.is_stopping = False
+        self.keeper: IKeeper | None = None
         self._drain = drain
         self._is_waiting = False
         self._timer: IDelayedCall | None = None
@@ -97,14 +118,19 @@ class DrainingService(MultiService):
     async def _stop(self) -> None:
         self.is_stopping = True
         await self.refuse_visitors()
-        if self.visitors:
+        keeper = self.keeper
+        if count := len(self.visitors) if keeper is None else keeper.others:
             self.log.info(
                 "waiting {limit}for {count} visitors",
                 limit=f"up to {self._drain:g} s " if isfinite(self._drain) else "",
-                count=len(self.visitors),
+                count=count,
             )
         self._is_waiting = self.may_wait
         self._set_timer()
+        if keeper is not None:
+            while self.may_wait and keeper.others:
+                await deferLater(self.reactor, LOOK_AT_OTHERS)
+            await keeper.leave()
         left = await self.visitors.drain() if self.may_wait else len(self.visitors)
         while self.may_wait and not left and self.streams_left():
             self._stream_ended = ended = Deferred[None]()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -22,6 +23,23 @@ class IServed(IVisitor, IRelay, Protocol):
     """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
     :class:`~rtunnel.relay.local_socket.LocalSocket` do.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How a visitor is counted who is served; see :meth:`Visitors.serve` and :class:`~rtunnel.traffic.accounts.Visit`.
+
+    :ivar client: of the account, as *tunnel*.
+    """
+
+    address: str
+    owner: Hashable
+    count: int
+    client: str
+    tunnel: str
+    who: str
+    carrier: str
+    began: float
 
 
 class Visitors:
@@ -81,6 +99,33 @@ class Visitors:
         account = self._accounts.get(end)
         if account is not None:
             account.moved(end)  # type: ignore[arg-type]
+
+    def counted(self, end: IServed) -> Counted | None:
+        """Return how *end* is counted; None: it was told to give way."""
+        place, account = self._ends.get(end), self._accounts.get(end)
+        visit = None if account is None else account.live.get(end)
+        if place is None or place.part is None or account is None or visit is None:
+            return None
+        part = place.part
+        address, owner = str(part.address.key), part.owner.key
+        more = (account.client, account.tunnel, visit.who, visit.carrier, visit.began)
+        return Counted(address, owner, place.count, *more)
+
+    def release(self, end: IServed) -> None:
+        """Forget a connection with which another process goes on."""
+        account = self._accounts.pop(end, None)
+        if account is not None:
+            account.release(end)
+        self.discard(end)
+
+    def resume(self, end: IServed, counted: Counted) -> None:
+        """Count a connection again with which this process goes on, in the place of another one."""
+        account = self._accounts[end] = self.accounts.of(counted.client, counted.tunnel)
+        account.resume(end, counted.who, counted.carrier, counted.began)
+        self.add(end, counted.address, counted.owner, counted.count)
+
+    def __iter__(self) -> Iterator[IVisitor]:
+        return iter(list(self._ends))
 
     def discard(self, end: IVisitor) -> None:
         """Forget a connection that is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,9 @@ from typing import Self
 
 from tests.patience import PATIENCE
 from tests.process.harness import Process, Twistds, twistd_program
+
+SYNC, END = "SYNC", "END"
+"""What the fake says to itself."""
 
 START = """
 import fcntl, os, sys
@@ -30,25 +34,33 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Systemd:
-    """Runs one service.
+    """Runs one service, and hears what it says at any time.
 
+    :param most: how many descriptors are kept; others are closed.
     :ivar kept: descriptors, and the name of each.
     :ivar said: what the service has said, without what was about descriptors.
     """
 
-    def __init__(self, twistd: Twistds, directory: Path) -> None:
+    def __init__(self, twistd: Twistds, directory: Path, most: int = 4096) -> None:
         self._twistd = twistd
         self._path = str(directory / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._path)
-        self._socket.settimeout(PATIENCE)
+        self.most = most
         self.kept: list[tuple[int, str]] = []
         self.said: list[str] = []
+        self._messages: list[str] = []
+        self._heard = 0
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._listen, name="systemd", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: type[BaseException] | TracebackType | BaseException | None) -> None:
+        self._send(END)
+        self._thread.join()
         self._socket.close()
         self.drop()
 
@@ -58,9 +70,10 @@ class Systemd:
         self.hear("READY=1")
         return process
 
-    def run(self, *arguments: str) -> Process:
-        """Start the service ``twistd ARGUMENTS``."""
-        env = {"NOTIFY_SOCKET": self._path}
+    def run(self, *arguments: str, **more: str) -> Process:
+        """Start the service ``twistd ARGUMENTS``, with *more* in its environment."""
+        self.settle()
+        env = {"NOTIFY_SOCKET": self._path, **more}
         if self.kept:
             env |= {"LISTEN_FDS": str(len(self.kept)), "LISTEN_FDNAMES": ":".join(name for _, name in self.kept)}
         numbers = [number for number, _ in self.kept]
@@ -68,23 +81,55 @@ class Systemd:
         return self._twistd.program(*argv, *arguments, env=env, pass_fds=numbers)
 
     def hear(self, what: str) -> str:
-        """Wait until the service says something that begins so, and return it."""
+        """Wait until the service says something that begins so, behind what was waited for before, and return it."""
+        with self._news:
+            while True:
+                assert self._news.wait_for(lambda: len(self._messages) > self._heard, PATIENCE), f"it never says {what}"
+                message = self._messages[self._heard]
+                self._heard += 1
+                if message.startswith(what):
+                    return message
+
+    def settle(self) -> None:
+        """Wait until all that the service has said was heard."""
+        with self._news:
+            count = self._messages.count(SYNC)
+            self._send(SYNC)
+            assert self._news.wait_for(lambda: self._messages.count(SYNC) > count, PATIENCE)
+
+    def _send(self, message: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message.encode(), self._path)
+
+    def _listen(self) -> None:
         while True:
             data, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 253)
-            lines = data.decode().splitlines()
-            fields = dict(line.split("=", 1) for line in lines)
-            if "FDSTORE" in fields:
-                assert fields["FDPOLL"] == "0"
-                self.kept += [(each, fields["FDNAME"]) for each in descriptors]
-            elif "BARRIER" in fields:
-                os.close(*descriptors)
-            else:
-                assert not descriptors
-                self.said += lines
-            if "FDSTOREREMOVE" in fields:
-                self.drop(fields["FDNAME"])
-            if lines[0].startswith(what):
-                return data.decode()
+            message = data.decode()
+            if message == END:
+                return
+            with self._news:
+                if message != SYNC:
+                    self._take(message, descriptors)
+                self._messages.append(message)
+                self._news.notify_all()
+
+    def _take(self, message: str, descriptors: list[int]) -> None:
+        lines = message.splitlines()
+        fields = dict(line.split("=", 1) for line in lines)
+        if "FDSTORE" in fields:
+            assert fields["FDPOLL"] == "0"
+            for each in descriptors:
+                if len(self.kept) < self.most:
+                    self.kept.append((each, fields["FDNAME"]))
+                else:
+                    os.close(each)
+        elif "BARRIER" in fields:
+            os.close(*descriptors)
+        elif "FDSTOREREMOVE" in fields:
+            self.drop(fields["FDNAME"])
+        else:
+            assert not descriptors
+            self.said += lines
 
     def drop(self, name: str | None = None) -> None:
         """Keep nothing of this name any more."""

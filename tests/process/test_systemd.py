@@ -87,7 +87,7 @@ class TestRestart:
                 assert ends.server.terminate() == 0
                 systemd.hear("FDSTORE=1")
                 assert systemd.said[-1] == "STOPPING=1"
-                ends.client.wait_for("the server is going down")
+                ends.client.wait_for("the server is (going down|started again)")
                 wait_until_open(ends.public)
                 wait_until_open(ends.control)
                 ends.server = systemd.start(*SERVER)
@@ -96,7 +96,11 @@ class TestRestart:
                 named.wait_for(20)
             assert set(load.answers) == set(named.answers) == {200}
 
-    def test_new_visitors_wait_while_those_who_are_there_finish(self, ends: Ends, systemd: Systemd) -> None:
+    def test_new_visitors_wait_while_those_who_are_there_finish(
+        self, twistd: Twistds, serve: Serve, systemd: Systemd
+    ) -> None:
+        """Those on the link. Who has a data connection stays: see test_systemd_visitors."""
+        ends = Ends(twistd, serve(GET=page("here"), hold=count).address, start=systemd.start, data_plane="mux")
         with Visitor(ends.public, b"hold") as visitor:
             poll(lambda: "visitors 1" in rtunnel("status", str(ends.server.pid))[1], PATIENCE, "a visitor")
             ends.server.send_signal(signal.SIGTERM)

@@ -7,14 +7,18 @@ lead to the old process and go on there. Only streams on the link itself are cut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import deferLater
 
 from rtunnel.control.actions.publish import Publishing
 from rtunnel.relay.inheritance import Handed
 from rtunnel.reverse.client.service import TunnelClient
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.stored.keeper import IStore
 
 #: Seconds that visitors on the link have to end, or to go on on a data connection.
 ON_LINK = 2.0
@@ -51,19 +55,36 @@ class ClientSuccession:
 
     def state(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
-        links = self._client.links
-        up = {str(link.number): link.place for link in links.all if link.session is not None}
-        first = "0" in up
-        return {"session": links.session_name, "connected": first, "links": up, **self._publishing.state()}
+        lasting = self.lasting()
+        return {"connected": "0" in lasting["links"], **lasting, **self._publishing.state()}
 
     def lasting(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
-        return {}
+        links = self._client.links
+        up = {str(link.number): link.place for link in links.all if link.session is not None}
+        return {"session": links.session_name, "links": up}
 
     # In the new process
 
     def revive(self, state: Mapping[str, Any]) -> None:
         """See :class:`ISuccession`."""
+        links = self._client.links
+        if "session" in state:
+            links.session_name = str(state["session"])
+            for link in links.all:
+                link.begin_at(state["links"].get(str(link.number)))
+
+    def take_back(self, states: Sequence[Any], sockets: Mapping[int, socket.socket]) -> None:
+        """See :class:`ISuccession`."""
+        if not sockets:
+            return
+        from rtunnel.reverse.stored.client import take_back
+        from rtunnel.reverse.stored.pools import Sockets
+
+        found = Sockets(sockets)
+        for state in states:
+            take_back(self._client.links, self._client.visitors, state, found)
+        found.close()
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """See :class:`ISuccession`."""
@@ -111,6 +132,13 @@ class ClientSuccession:
         links.tls_hosts.https.is_stopping = False
         links.go_on()
         links.tls_hosts.go_on()
+
+    def keep_visitors(self, store: IStore) -> None:
+        """See :class:`ISuccession`."""
+        # Imported once it is needed.
+        from rtunnel.reverse.stored.client import ClientKeeper
+
+        self._client.keeper = ClientKeeper(self._client.links, self._client.visitors, store)
 
     def hand_over(self) -> None:
         """See :class:`ISuccession`."""

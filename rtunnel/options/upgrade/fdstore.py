@@ -3,7 +3,7 @@
 systemd keeps descriptors for a service (``FDSTORE=1`` of ``sd_notify(3)``, ``FileDescriptorStoreMax=``), and passes
 them to the next process behind those of its sockets (``sd_listen_fds(3)``). Whoever connects meanwhile waits in the
 backlog of the listening sockets. With them there is a file in memory: JSON that says what each of them is for, and the
-state.
+state. It is so with visitors too, whose sockets have a name of their own there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from rtunnel.relay.inheritance import Handed, inheritance
 
 #: The version of what is left. No other is taken.
 VERSION = 1
-#: The name that all descriptors have.
-NAME = "rtunnel"
+#: The same of what is left of visitors.
+VISITORS_VERSION = 1
+#: The name that all descriptors have; those of visitors; and one that is only given to see what becomes of it. systemd
+#: passes all names in one variable of the environment, of less than 128 KiB. So that of visitors is short.
+NAME, VISITORS, PROBE = "rtunnel", "rt", "rtunnel-probe"
+#: The most descriptors of visitors.
+MOST = 32_000
 #: Seconds that systemd has to close its copies.
 PATIENCE = 5.0
 
@@ -53,11 +58,57 @@ def put(service: str, handed: Sequence[Handed], state: Mapping[str, Any]) -> Non
         each.hand_over()
 
 
+def is_kept() -> bool:
+    """Return whether systemd keeps anything for this service: whether ``FileDescriptorStoreMax=`` leaves room."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            notify(f"FDSTORE=1\nFDNAME={PROBE}\nFDPOLL=0", [theirs.fileno()])
+        wait_for_systemd(PATIENCE)
+        ours.setblocking(False)
+        try:
+            ours.recv(1)
+        except BlockingIOError:
+            notify(f"FDSTOREREMOVE=1\nFDNAME={PROBE}")
+            return True
+        except OSError:
+            pass
+    return False  # its other end is closed
+
+
+class VisitorStore:
+    """Leaves visitors with systemd; see :class:`~rtunnel.reverse.stored.keeper.IStore`.
+
+    :param service: its name, such as ``rtunnel-server``.
+    :param others: how many descriptors were left already.
+    """
+
+    def __init__(self, service: str, others: int, environ: Mapping[str, str] = os.environ) -> None:
+        self._service = service
+        # systemd tells its limit since version 254. What is beyond it would be closed.
+        limit = environ.get("FDSTORE", "")
+        self.room = min(MOST, int(limit) - others - 2) if limit.isdecimal() else MOST
+
+    def put(self, state: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        """See :class:`IStore`. What says what they are goes first, and is worth nothing without them."""
+        left = {"version": VISITORS_VERSION, "service": self._service, "state": state}
+        with os.fdopen(os.memfd_create(VISITORS), "wb", buffering=0) as file:
+            view = memoryview(json.dumps(left).encode())
+            while view:
+                view = view[file.write(view) :]
+            numbers = [file.fileno(), *descriptors]
+            for start in range(0, len(numbers), AT_ONCE):
+                notify(f"FDSTORE=1\nFDNAME={VISITORS}\nFDPOLL=0", numbers[start : start + AT_ONCE])
+        # It must have them before this process has ended.
+        wait_for_systemd(PATIENCE)
+
+
 class FdStore:
     """What systemd has passed to this process."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
+        self._visitors: list[int] = []
 
     def find(self, environ: MutableMapping[str, str]) -> None:
         """Look for it, and leave to Twisted what belongs to sockets of systemd, which come first."""
@@ -70,39 +121,29 @@ class FdStore:
             passed = ListenFDs.fromEnvironment(dict(environ)).inheritedDescriptors()
         names = environ.get("LISTEN_FDNAMES", "").split(":")
         if len(names) == len(passed):
-            self._descriptors = [number for number, name in zip(passed, names, strict=True) if name == NAME]
-            others = [name for name in names if name != NAME]
+            named = list(zip(passed, names, strict=True))
+            # A probe is there if the last process was killed at the wrong moment.
+            self._descriptors = [number for number, name in named if name in (NAME, PROBE)]
+            self._visitors = [number for number, name in named if name == VISITORS]
+            others = [name for name in names if name not in (NAME, VISITORS, PROBE)]
             environ["LISTEN_FDNAMES"] = ":".join(others)
             if "LISTEN_FDS" in environ:
                 environ["LISTEN_FDS"] = str(len(others))
 
     def take(self, service: str) -> Mapping[str, Any] | None:
         """Let the sockets be inherited, and return the state. Empty: it is of no use; None: nothing was left."""
-        if not self._descriptors:
+        if not (self._descriptors or self._visitors):
             return None
         # What is closed here must not stay open there.
-        notify(f"FDSTOREREMOVE=1\nFDNAME={NAME}")
+        for name in (NAME, VISITORS, PROBE):
+            notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
         wait_for_systemd(PATIENCE)
-        sockets: dict[int, socket.socket] = {}
-        content = b""
-        for descriptor in self._descriptors:
-            with suppress(OSError):
-                status = os.fstat(descriptor)
-                if stat.S_ISSOCK(status.st_mode):
-                    os.set_inheritable(descriptor, False)
-                    sockets[status.st_ino] = sock = socket.socket(fileno=descriptor)
-                    sock.setblocking(False)
-                else:
-                    with os.fdopen(descriptor, "rb") as file:
-                        file.seek(0)
-                        content = file.read(LONGEST)
+        sockets, contents = _sort(self._descriptors)
         try:
-            left = json.loads(content)
-            if (left["version"], left["service"]) != (VERSION, service):
-                raise ValueError("another version or service has left it")
+            left = _read(contents[-1] if contents else b"", service, VERSION)
             names = {int(number): str(name) for number, name in left["sockets"].items()}
             state: Mapping[str, Any] = left["state"]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except UNUSABLE as error:
             _log.warn("what systemd has kept cannot be used, and is closed: {why}", why=error)
             names, state = {}, {}
         for number, sock in sockets.items():
@@ -111,6 +152,48 @@ class FdStore:
             else:
                 sock.close()
         return state
+
+    def take_visitors(self, service: str) -> tuple[list[Any], dict[int, socket.socket]]:
+        """Return what was left of visitors: the states, and all sockets by their numbers. Call :meth:`take` before."""
+        descriptors, self._visitors = self._visitors, []
+        sockets, contents = _sort(descriptors)
+        states = []
+        for content in contents:
+            try:
+                states.append(_read(content, service, VISITORS_VERSION)["state"])
+            except UNUSABLE as error:
+                _log.warn("the visitors whom systemd has kept cannot go on, and are closed: {why}", why=error)
+        return states, sockets
+
+
+#: What reading it can raise.
+UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def _sort(descriptors: Sequence[int]) -> tuple[dict[int, socket.socket], list[bytes]]:
+    """Return the sockets among them, by their numbers, and what is in the files."""
+    sockets: dict[int, socket.socket] = {}
+    contents: list[bytes] = []
+    for descriptor in descriptors:
+        with suppress(OSError):
+            status = os.fstat(descriptor)
+            if not stat.S_ISSOCK(status.st_mode):
+                with os.fdopen(descriptor, "rb") as file:
+                    file.seek(0)
+                    contents.append(file.read(LONGEST))
+                continue
+            sock = socket.socket(fileno=descriptor)
+            sock.set_inheritable(False)
+            sock.setblocking(False)
+            sockets[status.st_ino] = sock
+    return sockets, contents
+
+
+def _read(content: bytes, service: str, version: int) -> dict[str, Any]:
+    left: dict[str, Any] = json.loads(content)
+    if (left["version"], left["service"]) != (version, service):
+        raise ValueError("another version or service has left it")
+    return left
 
 
 #: That of this process.

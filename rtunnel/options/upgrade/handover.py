@@ -22,7 +22,7 @@ from rtunnel.control.actions.perform import Action, Actions, only
 from rtunnel.errors import ConfigError, RtunnelError, StartupError
 from rtunnel.options.reload.drain import time_of
 from rtunnel.options.upgrade import predecessor
-from rtunnel.options.upgrade.fdstore import fdstore, put
+from rtunnel.options.upgrade.fdstore import VisitorStore, fdstore, is_kept, put
 from rtunnel.options.upgrade.notify import notify
 from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.relay.inheritance import Handed, inheritance
@@ -103,11 +103,13 @@ class Handover:
             else:
                 self._succession = succession
                 succession.inherit(self._state)
-        except (LookupError, TypeError, ValueError, RtunnelError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RtunnelError) as error:
             why = f"what another process has left cannot be used: {error}"
             if self._before is not None:
                 raise StartupError(why) from error
             self.log.warn("{why}", why=why)
+        if self._before is None:
+            succession.take_back(*fdstore.take_visitors(self._service))
         inheritance.close(but=CLAIMED_LATER)
 
     def wait(self) -> None:
@@ -195,7 +197,10 @@ class Handover:
         if self._build is not None and self._has_begun and "NOTIFY_SOCKET" in os.environ:
             succession = self._build()
             with suppress(ConfigError, OSError):
-                put(self._service, [*succession.handed(), *self.ports()], succession.lasting())
+                handed = [*succession.handed(), *self.ports()]
+                put(self._service, handed, succession.lasting())
+                if is_kept():
+                    succession.keep_visitors(VisitorStore(self._service, len(handed)))
 
     @property
     def _successor(self) -> int | None:

@@ -7,9 +7,10 @@ of a link, a key or a stream leaves this process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
@@ -18,6 +19,9 @@ from rtunnel.relay.inheritance import Handed, inheritance
 from rtunnel.reverse.cluster.leaving import ON_LINK_ONLY, let_go_of_clients
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.service import TunnelServer
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.stored.keeper import IStore
 
 #: Seconds in which clients come back, even if ``--hold`` is less.
 LEAST_HOLD = 5.0
@@ -57,12 +61,12 @@ class ServerSuccession:
 
     def state(self) -> dict[str, Any]:
         """Return what the successor must know: JSON."""
-        return {"session": self._server.hello.session, **self.lasting()}
+        return self.lasting()
 
     def lasting(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
         groups: list[Group] = [*self._server.ports.groups, *self._server.names.groups]
-        return {"places": [_place_of(group) for group in groups]}
+        return {"session": self._server.hello.session, "places": [_place_of(group) for group in groups]}
 
     # At the successor
 
@@ -76,6 +80,8 @@ class ServerSuccession:
     def revive(self, state: Mapping[str, Any]) -> None:
         """Let visitors wait for the clients that were there."""
         server, settings = self._server, self._server.settings
+        if "session" in state and not server.directory.is_cluster:
+            server.hello = replace(server.hello, session=str(state["session"]))
         hold = max(settings.hold, LEAST_HOLD) + min(settings.drain, ON_LINK_ONLY)
         server.shared_port.expect(hold)
         for each in state.get("places", ()):
@@ -85,6 +91,18 @@ class ServerSuccession:
                 server.ports.expect(public, holders, hold)
             elif public.protocol in server.named.listeners:
                 server.names.expect(public, holders, hold)
+
+    def take_back(self, states: Sequence[Any], sockets: Mapping[int, socket.socket]) -> None:
+        """See :class:`ISuccession`."""
+        if not sockets:
+            return
+        from rtunnel.reverse.stored.pools import Sockets
+        from rtunnel.reverse.stored.server import take_back
+
+        found = Sockets(sockets)
+        for state in states:
+            take_back(self._server, state, found)
+        found.close()
 
     def when_ready(self, done: Callable[[], None]) -> None:
         """Call *done* once the predecessor may go."""
@@ -104,6 +122,13 @@ class ServerSuccession:
         """Go on as ever, as nothing has come of it."""
         self._server.http.is_stopping = False
         self._server.metering.go_on()
+
+    def keep_visitors(self, store: IStore) -> None:
+        """See :class:`ISuccession`."""
+        # Imported once it is needed.
+        from rtunnel.reverse.stored.server import ServerKeeper
+
+        self._server.keeper = ServerKeeper(self._server, store)
 
     def hand_over(self) -> None:
         """There is a successor; this service stops next."""

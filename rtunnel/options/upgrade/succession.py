@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Protocol
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtunnel.relay.inheritance import Handed
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.stored.keeper import IStore
 
 
 class ISuccession(Protocol):
@@ -40,6 +44,9 @@ class ISuccession(Protocol):
     def revive(self, state: Mapping[str, Any]) -> None:
         """Be what a process was that has ended, as far as *state* says, which is that of :meth:`lasting`."""
 
+    def take_back(self, states: Sequence[Any], sockets: Mapping[int, socket.socket]) -> None:
+        """Go on with the visitors whom a process that has ended has put away, and close what is of no use."""
+
     def when_ready(self, done: Callable[[], None]) -> None:
         """Call *done* once the predecessor may go. The service runs."""
 
@@ -53,6 +60,9 @@ class ISuccession(Protocol):
 
     def resume(self) -> None:
         """Undo :meth:`pause`, as nothing has come of it."""
+
+    def keep_visitors(self, store: IStore) -> None:
+        """This process stops, and another one may be started: put visitors away."""
 
     def hand_over(self) -> None:
         """The successor has started, and this service stops next: let streams go on for as long as they like."""

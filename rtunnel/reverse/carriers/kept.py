@@ -82,6 +82,12 @@ class KeptConnections(Generic[C]):
     def __len__(self) -> int:
         return sum(each.stream_count for kept in self._kept.values() for each in kept.connections)
 
+    def __iter__(self) -> Iterator[tuple[Hashable, Any, C]]:
+        """Yield by what each peer is known, its session, and each of its connections."""
+        for peer, kept in list(self._kept.items()):
+            for each in kept.connections:
+                yield peer, kept.session, each
+
     def keep(self, peer: Hashable, session: Any, connections: list[C]) -> None:
         """Keep what *session*, which is lost, has left.
 

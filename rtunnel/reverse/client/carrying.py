@@ -220,20 +220,25 @@ class CarryingSession(LinkProtocol):
         self._has_closed = True
         if self.datagrams is not None:
             self.datagrams.close()
-        data = [*self._adopted, *([] if self.data is None else [self.data])]
-        if self.streams_outlive and self._known_as is not None:
-            self._dialler.kept.keep(self._known_as, self, data)
+        data = self.all_data
+        if self.streams_outlive and self.known_as is not None:
+            self._dialler.kept.keep(self.known_as, self, data)
             return
         for each in data:
             each.close(cut=not self.peer_has_left, tail=True)
 
     def linger(self, *, is_on: bool) -> None:
         """See :meth:`DataConnections.linger`."""
-        for data in (*self._adopted, *([] if self.data is None else [self.data])):
+        for data in self.all_data:
             data.linger(is_on=is_on)
 
     @property
-    def _known_as(self) -> tuple[str, bool] | None:
+    def all_data(self) -> list[DataConnections]:
+        """The data connections of this link, and those of links before."""
+        return [*self._adopted, *([] if self.data is None else [self.data])]
+
+    @property
+    def known_as(self) -> tuple[str, bool] | None:
         """By what the same server is known when this client is back, or another node of its cluster.
 
         Each node may have a certificate of its own. A server that says what another one has said gains nothing by it:
@@ -244,7 +249,7 @@ class CarryingSession(LinkProtocol):
     def _adopt(self) -> None:
         """Go on with the data connections of the last link to the same server; cut those to another one."""
         kept = self._dialler.kept
-        self._adopted = kept.take(self._known_as)
+        self._adopted = kept.take(self.known_as)
         for data in self._adopted:
             data.adopt(self)
         kept.close()
@@ -279,7 +284,7 @@ class CarryingSession(LinkProtocol):
         yield from super().holdings()
         if self._pieces.held:
             yield self._pieces.held, self
-        for data in (*self._adopted, *([] if self.data is None else [self.data])):
+        for data in self.all_data:
             yield from data.holdings()
         if self.datagrams is not None:
             yield from self.datagrams.holdings()

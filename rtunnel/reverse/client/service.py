@@ -93,8 +93,11 @@ class TunnelClient(DrainingService):
                 check_directory(directory)
 
     async def refuse_visitors(self) -> None:
-        """See :meth:`LinkService.withdraw`."""
-        await self.links.withdraw(lambda: self.may_wait)
+        """See :meth:`LinkService.withdraw`. If all visitors stay for the next process, so do the tunnels."""
+        if self.keeper is not None and self.keeper.can_keep_any and not self.keeper.others:
+            await self.keeper.leave()
+        else:
+            await self.links.withdraw(lambda: self.may_wait)
         self._https.stop()
         for session in self.links.sessions:
             session.link.on_stream_count = lambda _change: self.stream_ended()

@@ -160,10 +160,11 @@ class ServerSession(CarryingSession):
         """Whether the client would be let in now."""
         if self.node:
             return self._server.nodes.knows(self.node)
-        return self._server.admission.decide(self._claim).why_not is None
+        return self._server.admission.decide(self.claim).why_not is None
 
     @property
-    def _claim(self) -> Claim:
+    def claim(self) -> Claim:
+        """What admission depends on."""
         return Claim(
             certificate=self.identity.name if self.identity is not None else None,
             token=self.link.peer.token if self.link.peer is not None else None,
@@ -237,7 +238,7 @@ class ServerSession(CarryingSession):
         token = self.link.peer.token if self.link.peer is not None else None
         if self.node or (token or "").startswith(TOKEN):
             return self._check_node(token or "")
-        decision = self._server.admission.decide(self._claim)
+        decision = self._server.admission.decide(self.claim)
         self.client_name = decision.name
         if decision.why_not is not None:
             self.expel(decision.why_not)

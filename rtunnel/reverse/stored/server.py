@@ -1,0 +1,129 @@
+"""Visitors of a server that is started again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from rtunnel.access.public import Public
+from rtunnel.errors import Code
+from rtunnel.reverse.carriers.data_connections import DataPool
+from rtunnel.reverse.carriers.frozen import Thawing
+from rtunnel.reverse.public import Owner
+from rtunnel.reverse.stored.keeper import IStore, Keeper, Source, take_all
+from rtunnel.reverse.stored.peers import AbsentClient, write_client
+from rtunnel.reverse.stored.pools import Pair, Sockets, pairs_of
+from rtunnel.wire.data.frozen import Fields, State
+from rtunnel.wire.data.keys import Root
+from rtunnel.wire.data.seal import Cipher
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.server.service import TunnelServer
+
+#: The highest number of a tunnel.
+LAST_TUNNEL = 2**32 - 1
+
+
+class Owners:
+    """See :class:`~rtunnel.reverse.stored.pools.IOwners`."""
+
+    def __init__(self, client: AbsentClient | None = None) -> None:
+        self.client = client
+
+    def write(self, owner: Any) -> State:
+        """Write down the place to which a visitor has come."""
+        public = owner.public
+        return {"place": [public.port, public.protocol, public.host, public.path], "number": owner.number}
+
+    def read(self, state: Fields) -> Owner:
+        """Return it, for the client that is waited for."""
+        assert self.client is not None
+        port, protocol, host, path = state.all("place")
+        if not (port is None or type(port) is int) or not all(isinstance(each, str) for each in (protocol, host, path)):
+            raise ValueError("a place that cannot be")
+        public = Public(port, protocol, host, path)
+        return Owner(public, self.client.known_as, self.client, state.number("number", LAST_TUNNEL))
+
+
+class ServerKeeper(Keeper):
+    """See :class:`Keeper`."""
+
+    def __init__(self, server: TunnelServer, store: IStore) -> None:
+        super().__init__(server.reactor, server.visitors, Owners(), store)
+        self._server = server
+
+    def _pools(self) -> Iterator[tuple[Any, DataPool]]:
+        for session in list(self._server.sessions):
+            if session.known_as is not None:
+                for carrier in list(session.carriers):
+                    if isinstance(carrier, DataPool):
+                        yield session, carrier
+        for _, session, pool in self._server.kept:
+            if not session.node:
+                yield session, pool
+
+    def sources(self) -> Iterator[Source]:
+        """See :class:`Keeper`."""
+        for session, pool in self._pools():
+            pairs = list(pairs_of(pool._used, pool._busy))
+            yield Source(partial(write_client, session), pool._cipher, pairs, partial(_release, pool), session)
+
+    def link_streams(self) -> int:
+        """See :class:`Keeper`."""
+        return sum(len(session.link.streams) for session in self._server.links)
+
+    async def leave(self) -> None:
+        """See :class:`~rtunnel.upkeep.draining.IKeeper`. Clients whose visitors stay are told to come again."""
+        sessions = self.put_all()
+        self._server.kept.patience = inf
+        for session in self._server.links:
+            if session in sessions:
+                session.close(Code.TAKEN_OVER, "the server is started again")
+
+
+def _release(pool: DataPool, pair: Pair) -> None:
+    connection, local = pair
+    pool._busy.pop(connection, None)
+    if local is not None:
+        pool._used.pop(local, None)
+    pool._session.count_streams()
+    pool._look_whether_over()
+
+
+class RevivedPool(DataPool):
+    """What the last process has left of a link. It takes no visitors, and waits for the client's next link."""
+
+    def __init__(self, client: AbsentClient, server: TunnelServer, cipher: Cipher) -> None:
+        # The keys of its link are gone, and no more data connections are made with them.
+        super().__init__(client, server, Root(secrets.token_bytes(32), cipher), waits=False)
+        self.close(cut=False)
+        self._client, self._kept = client, server.kept
+        self.thawing = Thawing(
+            server.poller, self, server.settings.limits, cipher, self._ended, self.holds, is_server=True
+        )
+
+    def add(self, pair: Pair) -> None:
+        """Go on with a pair."""
+        connection, local = pair
+        self._busy[connection] = None
+        if local is not None:
+            self._used[local] = None
+        self.holds(connection.held if local is None else local.held)
+
+    def keep(self) -> None:
+        """Wait for the client."""
+        self._kept.keep(self._client.known_as, self._client, [self])
+
+
+def take_back(server: TunnelServer, state: State, sockets: Sockets) -> None:
+    """Go on with the visitors of the last process."""
+    owners = Owners()
+
+    def build(whose: Fields, cipher: Cipher) -> RevivedPool:
+        owners.client = AbsentClient(whose, server.admission, server.memory, server.settings.limits)
+        return RevivedPool(owners.client, server, cipher)
+
+    take_all(state, sockets, server.reactor, server.visitors, owners, build)
