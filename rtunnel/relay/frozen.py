@@ -37,10 +37,10 @@ def detach(polled: PolledSocket) -> None:
 
 
 def can_freeze(local: LocalSocket) -> bool:
-    """Return whether another process could go on with this: it works, and its stream is not over."""
+    """Return whether another process could go on with this: it works, and there is something to do."""
     return not (
         local.fileno() < 0
-        or local.far is None
+        or (local.far is None and not local.waiting)
         or local.is_broken
         or local._was_reset
         or local._last_bytes is not None
@@ -81,7 +81,7 @@ def thaw(
 ) -> LocalSocket:
     """Return a relay that goes on where :func:`freeze` was called. It does not read yet.
 
-    :param far: the data connection, which must not read while something waits here.
+    :param far: the data connection, which must not read while something waits here; None: the stream is over.
     """
     local = LocalSocket(poller, sock, far, on_end, kept)
     local.bytes_received, local.bytes_sent = received, sent
@@ -90,7 +90,8 @@ def thaw(
         local._set_linger(SEND_ON_CLOSE)
     if waiting:
         local._append(waiting)
-        far.stop_reading()
+        if far is not None:
+            far.stop_reading()
     return local
 
 

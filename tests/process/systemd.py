@@ -37,6 +37,7 @@ class Systemd:
     """Runs one service, and hears what it says at any time.
 
     :param most: how many descriptors are kept; others are closed.
+    :ivar env: what the environment of each process has in addition.
     :ivar kept: descriptors, and the name of each.
     :ivar said: what the service has said, without what was about descriptors.
     """
@@ -47,6 +48,7 @@ class Systemd:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._path)
         self.most = most
+        self.env: dict[str, str] = {}
         self.kept: list[tuple[int, str]] = []
         self.said: list[str] = []
         self._messages: list[str] = []
@@ -73,7 +75,7 @@ class Systemd:
     def run(self, *arguments: str, **more: str) -> Process:
         """Start the service ``twistd ARGUMENTS``, with *more* in its environment."""
         self.settle()
-        env = {"NOTIFY_SOCKET": self._path, **more}
+        env = {"NOTIFY_SOCKET": self._path, **self.env, **more}
         if self.kept:
             env |= {"LISTEN_FDS": str(len(self.kept)), "LISTEN_FDNAMES": ":".join(name for _, name in self.kept)}
         numbers = [number for number, _ in self.kept]

@@ -154,9 +154,13 @@ class FdStore:
         return state
 
     def take_visitors(self, service: str) -> tuple[list[Any], dict[int, socket.socket]]:
-        """Return what was left of visitors: the states, and all sockets by their numbers. Call :meth:`take` before."""
+        """Return what was left of visitors: the states, and all sockets by their numbers. Call :meth:`take` before.
+
+        Nobody else gets the states, even if systemd has not heard that it is to forget them: with the keys and counters
+        in them, a second process would seal other records in the same way as this one.
+        """
         descriptors, self._visitors = self._visitors, []
-        sockets, contents = _sort(descriptors)
+        sockets, contents = _sort(descriptors, empties=True)
         states = []
         for content in contents:
             try:
@@ -170,17 +174,23 @@ class FdStore:
 UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
-def _sort(descriptors: Sequence[int]) -> tuple[dict[int, socket.socket], list[bytes]]:
-    """Return the sockets among them, by their numbers, and what is in the files."""
+def _sort(descriptors: Sequence[int], *, empties: bool = False) -> tuple[dict[int, socket.socket], list[bytes]]:
+    """Return the sockets among them, by their numbers, and what is in the files.
+
+    :param empties: nothing is in the files any more afterwards.
+    """
     sockets: dict[int, socket.socket] = {}
     contents: list[bytes] = []
     for descriptor in descriptors:
         with suppress(OSError):
             status = os.fstat(descriptor)
             if not stat.S_ISSOCK(status.st_mode):
-                with os.fdopen(descriptor, "rb") as file:
+                with os.fdopen(descriptor, "r+b" if empties else "rb") as file:
                     file.seek(0)
-                    contents.append(file.read(LONGEST))
+                    content = file.read(LONGEST)
+                    if empties:
+                        file.truncate(0)
+                    contents.append(content)
                 continue
             sock = socket.socket(fileno=descriptor)
             sock.set_inheritable(False)

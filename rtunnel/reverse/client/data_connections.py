@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
+from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
 from rtunnel.reverse.client.pace import Pace
@@ -305,10 +306,16 @@ class DataConnections:
     def freed(self, connection: RecordSocket) -> None:
         """Wait for the next visitor."""
         if self._closed:
-            self._connections.discard(connection)
-            connection.cut()
+            self._leave(connection)
         else:
             self._idle.add(connection)
+
+    def _leave(self, connection: RecordSocket) -> None:
+        """Close a connection without a stream; but not before the last one's end has arrived. A system drops what it
+        has still to send of a socket that is closed, when more comes for that: a sign of life, for example."""
+        if not unacknowledged(connection.socket):
+            self._connections.discard(connection)
+            connection.cut()
 
     def holds(self, count: int) -> None:
         """Count what a record that is not complete takes."""
@@ -328,6 +335,8 @@ class DataConnections:
                 attempt.failed("no connection in time")
         for connection in list(self._connections):
             connection.tick(now)
+            if self._closed and connection.is_idle and connection not in self._idle:
+                self._leave(connection)
         self._visits.tick(now)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
@@ -354,9 +363,8 @@ class DataConnections:
         if self._linger_call is not None and self._linger_call.active():
             self._linger_call.cancel()
         idle, self._idle = self._idle, set()
-        self._connections -= idle
         for connection in idle:
-            connection.cut()
+            self._leave(connection)
 
     def linger(self, *, is_on: bool) -> None:
         """Once the link is lost, let connections that wait for visitors stay for a moment: until the server closes

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.task import deferLater
 
 from rtunnel.errors import Code
-from rtunnel.reverse.carriers.frozen import Thawing
+from rtunnel.reverse.carriers.frozen import Pair, Thawing
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.links.link import LET_GO, LOOK_EVERY, LinkService
 from rtunnel.reverse.client.links.links import Links
 from rtunnel.reverse.stored.keeper import IStore, Keeper, Source, take_all
 from rtunnel.reverse.stored.peers import AbsentLink, read_identity, write_identity
-from rtunnel.reverse.stored.pools import Pair, Sockets, pairs_of
+from rtunnel.reverse.stored.pools import Sockets, pairs_of
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.data.frozen import Fields, State
 from rtunnel.wire.data.keys import Root
@@ -94,7 +94,8 @@ class ClientKeeper(Keeper):
 
 def _release(data: DataConnections, pair: Pair) -> None:
     connection, local = pair
-    data._connections.discard(connection)
+    if connection is not None:
+        data._connections.discard(connection)
     if local is not None:
         data._visits._used.discard(local)
     data._visits._user.count_streams()
@@ -154,10 +155,12 @@ class RevivedConnections(DataConnections):
     def add(self, pair: Pair) -> None:
         """Go on with a pair."""
         connection, local = pair
-        self._connections.add(connection)
+        if connection is not None:
+            self._connections.add(connection)
+            self.holds(connection.held)
         if local is not None:
             self._visits._used.add(local)
-        self.holds(connection.held if local is None else local.held)
+            self.holds(local.held)
 
     def keep(self) -> None:
         """Wait for the link."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from rtunnel.reverse.carriers.frozen import Frozen, Thawing, size_of, start
-from rtunnel.reverse.stored.pools import GARBAGE, IOwners, Pair, Sockets, Times, put, take
+from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing, size_of, start
+from rtunnel.reverse.stored.pools import GARBAGE, IOwners, Sockets, Times, put, take
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data.frozen import Fields, State
 from rtunnel.wire.data.seal import Cipher

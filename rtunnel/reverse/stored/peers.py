@@ -37,6 +37,7 @@ def read_identity(state: Fields, name: str) -> Peer | None:
         return None
     # Most processes have no TLS, or nothing to read here.
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     from rtunnel.tls.identity import Peer
 
@@ -44,8 +45,11 @@ def read_identity(state: Fields, name: str) -> Peer | None:
     chain = found.all("chain")
     if not 1 <= len(chain) <= MOST_CERTIFICATES or any(len(each) > LONGEST for each in chain):
         raise ValueError("no chain of certificates")
-    first, *issuers = (x509.load_der_x509_certificate(b64decode(each, validate=True)) for each in chain)
-    return Peer.of(first, found.text("group"), tuple(issuers))
+    try:
+        first, *issuers = (x509.load_der_x509_certificate(b64decode(each, validate=True)) for each in chain)
+        return Peer.of(first, found.text("group"), tuple(issuers))
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
 
 
 class AbsentLink:

@@ -13,13 +13,11 @@ from typing import Any, Protocol
 
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.reverse.carriers import frozen
-from rtunnel.reverse.carriers.frozen import Frozen, Thawing
+from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.upkeep.visitors import Counted, Visitors
 from rtunnel.wire.data.frozen import Fields, State
 
-#: A data connection in use, and the local side of its stream, if that is not over.
-Pair = tuple[RecordSocket, LocalSocket | None]
 #: The most descriptors that one visitor can have, and the longest name in what is put away.
 MOST_DESCRIPTORS = 64
 #: What reading garbage can raise.
@@ -33,9 +31,10 @@ def pairs_of(used: Iterable[Any], connections: Iterable[RecordSocket]) -> Iterat
     :param connections: all that are in use.
     """
     for local in used:
-        connection = local.far if isinstance(local, LocalSocket) else None
-        if isinstance(connection, RecordSocket) and frozen.can_freeze(connection, local):
-            yield connection, local
+        if isinstance(local, LocalSocket):
+            connection = local.far
+            if (connection is None or isinstance(connection, RecordSocket)) and frozen.can_freeze(connection, local):
+                yield connection, local
     for connection in connections:
         if frozen.can_freeze(connection, None):
             yield connection, None
@@ -136,10 +135,9 @@ def take(state: Fields, sockets: Sockets, thawing: Thawing, visitors: Visitors, 
     taken = sockets.take(state.all("sockets"))
     try:
         counted = _read_counted(state.fields("counted"), owners, times) if state.has("counted") else None
-        if (counted is None) is not (len(taken) == 1):
+        if (counted is None) is state.has("local"):
             raise ValueError("a visitor is missing")
-        local_sock = taken[1] if len(taken) > 1 else None
-        connection, local = thawing.thaw(state, taken[0], local_sock, times.seconds())
+        connection, local = thawing.thaw(state, taken, times.seconds())
     except (*GARBAGE, OSError) as error:
         for each in taken:
             with suppress(OSError):

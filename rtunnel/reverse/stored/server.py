@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rtunnel.access.public import Public
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.data_connections import DataPool
-from rtunnel.reverse.carriers.frozen import Thawing
+from rtunnel.reverse.carriers.frozen import Pair, Thawing
 from rtunnel.reverse.public import Owner
 from rtunnel.reverse.stored.keeper import IStore, Keeper, Source, take_all
 from rtunnel.reverse.stored.peers import AbsentClient, write_client
-from rtunnel.reverse.stored.pools import Pair, Sockets, pairs_of
+from rtunnel.reverse.stored.pools import Sockets, pairs_of
 from rtunnel.wire.data.frozen import Fields, State
 from rtunnel.wire.data.keys import Root
 from rtunnel.wire.data.seal import Cipher
@@ -86,7 +86,8 @@ class ServerKeeper(Keeper):
 
 def _release(pool: DataPool, pair: Pair) -> None:
     connection, local = pair
-    pool._busy.pop(connection, None)
+    if connection is not None:
+        pool._busy.pop(connection, None)
     if local is not None:
         pool._used.pop(local, None)
     pool._session.count_streams()
@@ -108,10 +109,12 @@ class RevivedPool(DataPool):
     def add(self, pair: Pair) -> None:
         """Go on with a pair."""
         connection, local = pair
-        self._busy[connection] = None
+        if connection is not None:
+            self._busy[connection] = None
+            self.holds(connection.held)
         if local is not None:
             self._used[local] = None
-        self.holds(connection.held if local is None else local.held)
+            self.holds(local.held)
 
     def keep(self) -> None:
         """Wait for the client."""
