@@ -28,11 +28,11 @@ from rtunnel.relay.inheritance import Handed, inheritance
 VERSION = 1
 #: The same of what is left of visitors.
 VISITORS_VERSION = 1
-#: The name that all descriptors have; those of visitors; and one that is only given to see what becomes of it. systemd
-#: passes all names in one variable of the environment, of less than 128 KiB. So that of visitors is short.
+#: The name that all descriptors have; those of visitors; and one that is only given to see what becomes of it.
 NAME, VISITORS, PROBE = "rtunnel", "rt", "rtunnel-probe"
-#: The most descriptors of visitors.
-MOST = 32_000
+#: The most descriptors of either kind. systemd passes their names in one variable, and Linux none of 128 KiB: then
+#: nothing could be started.
+MOST_LISTENING, MOST_OF_VISITORS = 8_000, 20_000
 #: Seconds that systemd has to close its copies.
 PATIENCE = 5.0
 
@@ -45,6 +45,7 @@ def put(service: str, handed: Sequence[Handed], state: Mapping[str, Any]) -> Non
     :param service: its name, such as ``rtunnel-server``.
     :param state: what the next process must know, as JSON has it.
     """
+    handed = handed[:MOST_LISTENING]
     # The number of a socket stays the same in any process.
     sockets = {os.fstat(each.descriptor).st_ino: each.name for each in handed}
     left = {"version": VERSION, "service": service, "sockets": sockets, "state": state}
@@ -87,7 +88,9 @@ class VisitorStore:
         self._service = service
         # systemd tells its limit since version 254. What is beyond it would be closed.
         limit = environ.get("FDSTORE", "")
-        self.room = min(MOST, int(limit) - others - 2) if limit.isdecimal() else MOST
+        self.room = MOST_OF_VISITORS
+        if limit.isdecimal():
+            self.room = min(self.room, int(limit) - others - 2)
 
     def put(self, state: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         """See :class:`IStore`. What says what they are goes first, and is worth nothing without them."""
