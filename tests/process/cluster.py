@@ -40,6 +40,8 @@ class Node:
     :ivar process: the one that runs now, or that ran last.
     """
 
+    process: Process
+
     def __init__(self, cluster: Cluster, host: str) -> None:
         self._cluster = cluster
         self.host = host
@@ -47,17 +49,26 @@ class Node:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
+        self.process = self._cluster.twistd(*self.arguments, env=self.env)
+        self.process.wait_for("control port listening on")
+
+    @property
+    def arguments(self) -> list[str]:
+        """Those of ``twistd``."""
         cluster = self._cluster
-        self.process = cluster.twistd(
+        return [
             "rtunnel-server",
             f"--control-listen={self.host}:{cluster.control}",
             f"--public-interface={self.host}",
             *(f"--{scheme}-listen={cluster.visitors(self.host, port)}" for scheme, port in cluster.web.items()),
             f"--status-listen={self.host}:{cluster.status}",
             *cluster.options,
-            env={"RTUNNEL_CLUSTER": cluster.url, **cluster.env},
-        )
-        self.process.wait_for("control port listening on")
+        ]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What is in the environment."""
+        return {"RTUNNEL_CLUSTER": self._cluster.url, **self._cluster.env}
 
     def look(self) -> dict[str, Any]:
         """What ``rtunnel status`` says of it."""

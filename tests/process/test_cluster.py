@@ -14,9 +14,10 @@ import pytest
 from tests.cluster.redis_server import a_redis
 from tests.patience import PATIENCE
 from tests.process.cluster import APP, Cluster, Node, has_no_error, pki, wrk
-from tests.process.harness import Twistds, need, poll, wait_until_closed
+from tests.process.harness import Process, Twistds, need, poll, wait_until_closed
 from tests.process.rtc import UdpService
 from tests.process.services import Service, count, expected, get, page, pieces, read_all, read_bytes
+from tests.process.systemd import Systemd
 from tests.process.tls_services import TlsService, authority_at, certificate
 from tests.process.upgrades import Successors, ended
 
@@ -195,3 +196,36 @@ def keeps(text: str) -> Callable[..., None]:
                     return
 
     return serve
+
+
+def test_a_node_that_systemd_starts_again(twistd: Twistds, serve: Serve, tmp_path: Path) -> None:
+    """It lets its client go, as a node does, and its visitor stays."""
+    with a_redis() as redis, Systemd(twistd, tmp_path) as systemd:
+        cluster = Cluster(twistd, redis)
+        first = cluster.nodes[0]
+        assert first.process.terminate() == 0
+
+        def begin() -> Process:
+            process = systemd.run(*first.arguments, **first.env)
+            systemd.hear("READY=1")
+            return process
+
+        first.process = begin()
+        cluster.meet()
+        publish = f"tcp:{cluster.public}={serve(count=count).address}"
+        cluster.start_client(publish, links=1, nodes=[first])
+        cluster.published(links=1)
+        with first.visit(b"count") as visitor:
+            visitor.sendall(b"before")
+            poll(lambda: first.look()["visitors"] == 1, PATIENCE, "a visitor")
+            before = first.process
+            assert before.terminate() == 0
+            systemd.hear("FDSTORE=1")
+            before.wait_for("1 visitors are left for the process that follows")
+            first.process = begin()
+            first.process.wait_for("1 visitors of the last process go on")
+            cluster.published(links=1)
+            visitor.sendall(b"behind")
+            visitor.shutdown(socket.SHUT_WR)
+            total = len("beforebehind")
+            assert visitor.recv(100) == b"%d %s" % (total, hashlib.sha256(b"beforebehind").hexdigest().encode())

@@ -199,6 +199,24 @@ class TestServer:
             assert kept.recv(100) == b"still"
         tunnel.clean()
 
+    def test_one_who_is_measured_finishes(self, start: Start, tmp_path: Path) -> None:
+        authority = Authority(tmp_path / "pki")
+        authority.server()
+        authority.client("laptop", file="client")
+        rights = tmp_path / "clients.yaml"
+        rights.write_text("laptop: {ports: 1-65535, bandwidth: 1Gbit}")
+        tunnel = start("server", authority.directory, server=[f"--clients={rights}"])
+        with tunnel.visit(b"echo") as visitor:
+            tunnel.has_visitors(1)
+            tunnel.server.send_signal(signal.SIGTERM)
+            tunnel.server.wait_for("waiting up to 10 s for 1 visitors")
+            visitor.sendall(b"more")
+            assert visitor.recv(100) == b"more"
+            visitor.shutdown(socket.SHUT_WR)
+            assert visitor.recv(100) == b""
+            assert tunnel.server.wait() == 0
+        tunnel.clean()
+
     def test_no_store(self, tunnel: Restarted, systemd: Systemd) -> None:
         """Visitors have the time of the setting, as without systemd."""
         systemd.most = 0
