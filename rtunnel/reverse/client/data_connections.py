@@ -206,7 +206,7 @@ class DataConnections:
         # Tickets with which no connection is made yet, and until when they are kept.
         self._kept: deque[tuple[Ticket, float]] = deque(maxlen=most)
         self._said = False
-        self._closed = self._lingers = False
+        self._closed = self._lingers = self._hurries = False
         self._linger_call: IDelayedCall | None = None
 
     # Making them
@@ -311,9 +311,8 @@ class DataConnections:
             self._idle.add(connection)
 
     def _leave(self, connection: RecordSocket) -> None:
-        """Close a connection without a stream; but not before the last one's end has arrived. A system drops what it
-        has still to send of a socket that is closed, when more comes for that: a sign of life, for example."""
-        if not unacknowledged(connection.socket):
+        """Close a free connection; with time, once all has arrived: later, a sign of life would destroy the rest."""
+        if self._hurries or not unacknowledged(connection.socket):
             self._connections.discard(connection)
             connection.cut()
 
@@ -391,6 +390,7 @@ class DataConnections:
 
         The parameters are those of :meth:`Visits.close`.
         """
+        self._hurries = self._hurries or cut or tail
         self.withdraw()
         self._visits.close(cut=cut, tail=tail)
         if cut:

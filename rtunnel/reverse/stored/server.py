@@ -77,7 +77,7 @@ class ServerKeeper(Keeper):
 
     async def leave(self) -> None:
         """See :class:`~rtunnel.upkeep.draining.IKeeper`. Clients whose visitors stay are told to come again."""
-        sessions = self.put_all()
+        sessions = set(self.put_all())
         self._server.kept.patience = inf
         for session in self._server.links:
             if session in sessions:
