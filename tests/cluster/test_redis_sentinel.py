@@ -15,6 +15,7 @@ from rtunnel.cluster.settings import ClusterUrl
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.test_redis_places import KIND, started
 from tests.cluster.world import HASTY, KEY, not_lost
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
 from tests.reverse.net import until
@@ -53,14 +54,14 @@ class Watched:
         self.old, self.new = (self._redis(port) for port in self.ports)
         self.old.start()
         self.new.start("--replicaof", HOST, str(self.ports[0]))
-        poll(lambda: "master_link_status:up" in self.new.cli("INFO", "replication"), 30.0, "a replica")
+        poll(lambda: "master_link_status:up" in self.new.cli("INFO", "replication"), PATIENCE, "a replica")
         self.sentinel_ports = [free_port() for _ in range(COUNT)]
         self.sentinels = [RedisServer(directory, name=f"s{number}") for number in range(COUNT)]
         for number in range(COUNT):
             self._start_sentinel(number)
         others = f"num-other-sentinels\n{COUNT - 1}\n"
         for sentinel in self.sentinels:
-            poll(lambda sentinel=sentinel: self._knows(sentinel, others), 30.0, "all Sentinels know all")  # type: ignore[misc]
+            poll(lambda sentinel=sentinel: self._knows(sentinel, others), PATIENCE, "all Sentinels know all")  # type: ignore[misc]
 
     def _redis(self, port: int) -> RedisServer:
         options = {("tls-port" if self._tls else "port"): str(port)} | self._tls | self._passwords

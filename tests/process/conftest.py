@@ -14,6 +14,7 @@ from tests.process.harness import Twistd, Twistds
 from tests.process.nginx import Nginx
 from tests.process.rtc import RtcTunnel, UdpService
 from tests.process.services import Service, Talent, Tunnel
+from tests.process.systemd import Systemd
 from tests.process.upgrades import Newer, Successors
 from tests.process.web_services import LoggingNginx, Site
 
@@ -30,6 +31,13 @@ def twistd(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Twistds]:
     started = Twistds(tmp_path, cold=cold)
     yield started
     started.end_all()
+
+
+@pytest.fixture
+def systemd(twistd: Twistds, tmp_path: Path) -> Iterator[Systemd]:
+    """As much of systemd as a service sees."""
+    with Systemd(twistd, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,6 @@ SERVER = ("rtunnel-server", "--config", "server.yaml")
 @pytest.fixture(autouse=True)
 def _sockets(control_sockets: Path) -> None:
     """The control sockets of this test are where nobody else's are."""
-
-
-@pytest.fixture
-def systemd(twistd: Twistds, tmp_path: Path) -> Iterator[Systemd]:
-    with Systemd(twistd, tmp_path) as found:
-        yield found
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Twistds, poll
+from tests.process.harness import Process, Twistds, poll
 from tests.process.services import LOOPBACK, Service, Visitor, count, expected, get, pieces, read_all, read_bytes
 from tests.process.stored import Restarted, files_of, state_in, write
 from tests.process.systemd import Systemd
@@ -34,18 +34,23 @@ def _sockets(control_sockets: Path) -> None:
     """The control sockets of this test are where nobody else's are."""
 
 
-@pytest.fixture
-def systemd(twistd: Twistds, tmp_path: Path) -> Iterator[Systemd]:
-    with Systemd(twistd, tmp_path) as found:
-        yield found
-
-
 def echo(connection: socket.socket) -> None:
     while data := connection.recv(65536):
         connection.sendall(data)
 
 
 TALENTS: dict[str, Any] = {"get": get, "hold": count, "echo": echo}
+
+
+def finishes_first(process: Process, visitor: socket.socket) -> None:
+    """Stop a process, which serves a visitor who cannot be kept to his end."""
+    process.send_signal(signal.SIGTERM)
+    process.wait_for("waiting up to 10 s for 1 visitors")
+    visitor.sendall(b"more")
+    assert visitor.recv(100) == b"more"
+    visitor.shutdown(socket.SHUT_WR)
+    assert visitor.recv(100) == b""
+    assert process.wait() == 0
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -147,13 +152,7 @@ class TestRestart:
         tunnel = start(end, server=["--data-plane=mux"], client=["--data-plane=auto"])
         with tunnel.visit(b"echo") as first:
             tunnel.has_visitors(1)
-            tunnel.restarted.send_signal(signal.SIGTERM)
-            tunnel.restarted.wait_for("waiting up to 10 s for 1 visitors")
-            first.sendall(b"more")
-            assert first.recv(100) == b"more"
-            first.shutdown(socket.SHUT_WR)
-            assert first.recv(100) == b""
-            assert tunnel.restarted.wait() == 0
+            finishes_first(tunnel.restarted, first)
         systemd.settle()
         assert files_of(systemd, "rt") == []
 
@@ -208,13 +207,7 @@ class TestServer:
         tunnel = start("server", authority.directory, server=[f"--clients={rights}"])
         with tunnel.visit(b"echo") as visitor:
             tunnel.has_visitors(1)
-            tunnel.server.send_signal(signal.SIGTERM)
-            tunnel.server.wait_for("waiting up to 10 s for 1 visitors")
-            visitor.sendall(b"more")
-            assert visitor.recv(100) == b"more"
-            visitor.shutdown(socket.SHUT_WR)
-            assert visitor.recv(100) == b""
-            assert tunnel.server.wait() == 0
+            finishes_first(tunnel.server, visitor)
         tunnel.clean()
 
     def test_no_store(self, tunnel: Restarted, systemd: Systemd) -> None:
