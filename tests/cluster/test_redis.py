@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 
 from rtunnel.cluster.interface import Away, Taken
 from rtunnel.cluster.redis import RedisDirectory
-from rtunnel.cluster.redis_link import ReplyTimer, _Commands, _Factory
+from rtunnel.cluster.redis_commands import Commands, CommandsFactory, ReplyTimer
 from rtunnel.cluster.redis_scripts import ANNOUNCE, CLAIM, JOIN, RELEASE, RENEW, TALLY, digest
 from rtunnel.cluster.redis_texts import MAX_MESSAGE
 from rtunnel.cluster.settings import ClusterUrl
@@ -98,7 +98,7 @@ async def test_redis_hangs(own_world: RedisWorld) -> None:
 def test_all_replies_that_have_come_are_taken_at_once() -> None:
     """A turn of the reactor for each would be long if much else goes on."""
     clock = Clock()
-    factory = _Factory(lambda: _Commands(clock, 2.0))
+    factory = CommandsFactory(lambda: Commands(clock, 2.0))
     commands = factory.buildProtocol(None)
     commands.makeConnection(StringTransport())
     asked = [Deferred.fromCoroutine(commands.ask("GET", str(number))) for number in range(500)]

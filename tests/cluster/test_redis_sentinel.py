@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 
-from rtunnel.cluster.interface import Taken
+from rtunnel.cluster.interface import Away, Taken
+from rtunnel.cluster.redis_sentinels import find_master
 from rtunnel.cluster.settings import ClusterUrl
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.test_redis_places import KIND, started
@@ -135,14 +140,63 @@ async def test_an_election(watched: tuple[Watched, ClusterUrl], started: Any) ->
         "the new master",
     )
     assert claim.is_good
-    # What comes back still says that it is a master, and nobody goes there.
-    redis.sentinels[0].thaw()
+    # What comes back still says that it is a master, and so does the Sentinel that was stopped. Nobody goes there.
     redis.old.start()
+    redis.sentinels[0].thaw()
     other = started(url, HASTY)
     await until(lambda: not other.why_away, "a directory of another node")
     assert other._link.place == f"{HOST}:{redis.ports[1]}"
     with pytest.raises(Taken):
         await other.claim(KEY, "you", not_lost)
+
+
+def sentinel(stopping: ExitStack, *reply: bytes) -> tuple[str, int]:
+    """The address of something that says *reply* whatever it is asked."""
+    wire = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in reply)
+
+    class Saying(Protocol):
+        transport: Any
+
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(b"*%d\r\n%s" % (len(reply), wire))
+
+    factory: Any = Factory.forProtocol(Saying)
+    listening: Any = reactor.listenTCP(0, factory, interface=HOST)
+    stopping.callback(listening.stopListening)
+    return HOST, listening.getHost().port
+
+
+def master(name: bytes, epoch: int) -> tuple[bytes, ...]:
+    return b"name", b"mymaster", b"ip", name, b"port", b"6379", b"flags", b"master", b"config-epoch", b"%d" % epoch
+
+
+@pytest.mark.parametrize("place", range(3))
+@ensureDeferred
+async def test_a_sentinel_that_has_not_seen_the_election(place: int) -> None:
+    """It is not believed, wherever it stands in the URL."""
+    with ExitStack() as stopping:
+        addresses = [sentinel(stopping, *master(b"new", 7)) for _ in range(2)]
+        addresses.insert(place, sentinel(stopping, *master(b"old", 6)))
+        url = ClusterUrl("redis+sentinel", tuple(addresses), master=MASTER)
+        assert await find_master(reactor, url, PATIENCE) == ("new", 6379)
+
+
+@ensureDeferred
+async def test_most_sentinels_are_enough() -> None:
+    """One that is silent costs no time."""
+    with ExitStack() as stopping, socket.create_server((HOST, 0)) as silent:
+        addresses = [silent.getsockname(), *(sentinel(stopping, *master(b"here", 1)) for _ in range(2))]
+        url = ClusterUrl("redis+sentinel", tuple(addresses), master=MASTER)
+        assert await find_master(reactor, url, 2 * PATIENCE) == ("here", 6379)
+
+
+@pytest.mark.parametrize("reply", [(), (b"ip",), (b"ip", b"host"), (b"ip", b"a", b"port", b"x", b"config-epoch", b"1")])
+@ensureDeferred
+async def test_an_odd_reply(reply: tuple[bytes, ...]) -> None:
+    with ExitStack() as stopping:
+        url = ClusterUrl("redis+sentinel", (sentinel(stopping, *reply),), master=MASTER)
+        with pytest.raises(Away, match=r"^Sentinel 127\.0\.0\.1:\d+: it does not say where the master is$"):
+            await find_master(reactor, url, PATIENCE)
 
 
 @pytest.mark.process

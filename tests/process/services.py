@@ -155,7 +155,8 @@ class Service:
 
     def __init__(self, talents: dict[str, Talent]) -> None:
         self._talents = talents
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=1024)
+        # Not one of the system's choice: it may have been another test's, whose wrk still asks for pages there.
+        self._listener = socket.create_server((LOOPBACK, free_port()), backlog=1024)
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
