@@ -89,6 +89,17 @@ class Ends:
         part.write_text(yaml.safe_dump(self.settings[end]))
         part.replace(self._directory / f"{end}.yaml")
 
+    def publish(self, *tunnels: dict[str, Any], new: int) -> None:
+        """Let the client have these tunnels, and wait until the server has those of them that it did not have so.
+
+        :param new: how many those are.
+        """
+        after = len(self.client.output)
+        self.write("client", tunnels=list(tunnels))
+        assert rtunnel("reload", str(self.client.pid))[0] == 0
+        for _ in range(new):
+            after = self.client.wait_for(r" is published[; ]", after=after).end()
+
 
 @pytest.fixture
 def ends(twistd: Twistds, serve: Serve) -> Ends:

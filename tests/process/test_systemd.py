@@ -18,7 +18,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistds, poll, wait_until_closed, wait_until_open
 from tests.process.http_load import PAUSE, Load
-from tests.process.services import LOOPBACK, Background, Service, Visitor, count, fetch, page
+from tests.process.services import LOOPBACK, Background, Service, Visitor, count, fetch, page, wait_for_page
 from tests.process.systemd import Systemd
 from tests.process.test_etc import PACKAGED, ROOT, read_unit
 from tests.process.test_reload import Ends, rtunnel
@@ -69,8 +69,7 @@ class TestRestart:
         ends.write("server", http_listen=f"{LOOPBACK}:{http}")
         assert rtunnel("reload", str(ends.server.pid))[0] == 0
         [tunnel] = ends.settings["client"]["tunnels"]
-        ends.write("client", tunnels=[tunnel, {"publish": f"http:a.example={tunnel['local']}"}])
-        assert rtunnel("reload", str(ends.client.pid))[0] == 0
+        ends.publish(tunnel, {"publish": f"http:a.example={tunnel['local']}"}, new=1)
         for _ in range(2):
             with (
                 Load(ends.public, 4, keeps=False, pause=PAUSE) as load,
@@ -183,7 +182,7 @@ class TestRestart:
         ends.server = systemd.start(*SERVER)
         ends.write("client", server=f"{LOOPBACK}:{port}")
         assert rtunnel("reload", str(ends.client.pid))[0] == 0
-        assert fetch(ends.public) == "here"
+        wait_for_page(ends.public, "here", PATIENCE)
 
     def test_who_drains_leaves_nothing(self, ends: Ends, systemd: Systemd) -> None:
         assert rtunnel("drain", str(ends.server.pid))[0] == 0

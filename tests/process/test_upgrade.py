@@ -100,9 +100,8 @@ def test_nobody_is_cut(twistd: Twistds, nginx: Nginx, serve: Serve, successors: 
     http, idle = free_port(), serve(hold=count).address
     ends = Ends(twistd, nginx.address, http_listen=f"{LOOPBACK}:{http}")
     [tunnel] = ends.settings["client"]["tunnels"]
-    others = [{"local": idle, "remote_port": ends.other}, {"publish": f"http:a.example.org={nginx.address}"}]
-    ends.write("client", tunnels=[tunnel, *others])
-    assert rtunnel("reload", str(ends.client.pid))[0] == 0
+    by_name = {"publish": f"http:a.example.org={nginx.address}"}
+    ends.publish(tunnel, {"local": idle, "remote_port": ends.other}, by_name, new=2)
     server, client = ends.server.pid, ends.client.pid
     with ExitStack() as visitors:
         resting = [visitors.enter_context(Visitor(ends.other, b"hold")) for _ in range(IDLE)]
@@ -156,9 +155,7 @@ class TestWhatIsHandedOver:
 
     def test_datagrams(self, twistd: Twistds, udp_service: UdpService, successors: Successors) -> None:
         ends = Ends(twistd, f"{LOOPBACK}:1")
-        ends.write("client", tunnels=[{"publish": f"udp:{ends.public}={udp_service.address}"}])
-        assert rtunnel("reload", str(ends.client.pid))[0] == 0
-        ends.client.wait_for("published for UDP|is published for UDP")
+        ends.publish({"publish": f"udp:{ends.public}={udp_service.address}"}, new=1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as visitor:
             visitor.settimeout(0.2)
             visitor.connect((LOOPBACK, ends.public))

@@ -34,8 +34,7 @@ def ends(twistd: Twistds, serve: Serve, tmp_path: Path) -> Ends:
     """A tunnel whose visitors may use 2 MB a month."""
     ends = Ends(twistd, serve(hold=count, get=get).address, state_dir=str(tmp_path / "state"))
     [tunnel] = ends.settings["client"]["tunnels"]
-    ends.write("client", tunnels=[{**tunnel, "quota": "2MB"}])
-    assert rtunnel("reload", str(ends.client.pid))[0] == 0
+    ends.publish({**tunnel, "quota": "2MB"}, new=1)
     return ends
 
 
