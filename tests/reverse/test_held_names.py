@@ -17,7 +17,7 @@ from rtunnel.wire.limits import LinkLimits
 from tests.no_collector import no_collector
 from tests.patience import PATIENCE
 from tests.reverse.https import https_port
-from tests.reverse.net import DATA, HOST, NEW_CONN, Peer, RawLink, turns, until
+from tests.reverse.net import DATA, ERROR, HOST, NEW_CONN, PING, PONG, Peer, RawLink, turns, until
 from tests.reverse.test_host_names import client
 from tests.reverse.test_http import GET, OK, answered, http_server
 from tests.reverse.world import World, port_of
@@ -26,6 +26,8 @@ from tests.wire.web.hellos import hello
 HTTP, HTTPS, APP = "http/app.example.org", "https/app.example.org", "app.example.org"
 #: More than one read of a ClientHello.
 LARGE = hello(APP, (21, bytes(20_000)))
+#: A stream that breaks off, as when its client is lost.
+LOST = b'{"scope": "stream", "code": "connection-lost", "message": ""}'
 POST = b"POST / HTTP/1.1\r\nHost: app.example.org\r\nContent-Length: 4\r\n\r\nbody"
 
 
@@ -240,16 +242,37 @@ async def test_a_request_that_is_under_way(world: World, earlier: bool) -> None:
 
 @ensureDeferred
 async def test_a_client_that_is_back_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the server looks whether it was lost."""
-    monkeypatch.setattr(front, "NEWS", 0.5)
+    """Before the server looks again whether it was lost."""
+    monkeypatch.setattr(front, "LOOK_AFTER", 0.5)
+    monkeypatch.setattr(front, "LOOK_EVERY", 0.5)
     server = names_server(world)
     link = await client(world, server, HTTP)
+    link.put(PONG, 0, (await link.take(PING))[1])
     visitor = await world.visitor(port_of(server.named.listeners["http"]))
     visitor.send(GET)
-    await link.take(DATA)
+    stream, _ = await link.take(DATA)
+    link.put(ERROR, stream, LOST)
+    await link.take(PING)
     await lose(server, link)
     link = await client(world, server, HTTP)
     assert (await reply(link, visitor)).startswith(b"GET / ")
+
+
+@ensureDeferred
+async def test_a_client_that_was_there_all_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer to the PING says so: its service has failed."""
+    monkeypatch.setattr(front, "NEWS_IN", PATIENCE)
+    server = names_server(world)
+    link = await client(world, server, HTTP)
+    link.put(PONG, 0, (await link.take(PING))[1])
+    visitor = await world.visitor(port_of(server.named.listeners["http"]))
+    visitor.send(GET)
+    stream, _ = await link.take(DATA)
+    link.put(ERROR, stream, LOST)
+    _, payload = await link.take(PING)
+    assert not visitor.received
+    link.put(PONG, 0, payload)
+    await until(lambda: visitor.received.startswith(b"HTTP/1.1 502 "), "an answer")
 
 
 @pytest.mark.parametrize("request_", [POST, POST.replace(b"POST", b"PUT")])

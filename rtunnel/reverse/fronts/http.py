@@ -7,6 +7,7 @@ HttpFront +-- HttpConnection      one for each connection of a visitor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -46,8 +47,10 @@ from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.heads import RequestHead
 
-#: Seconds in which a link shows to be lost once one of its data connections is: its client was killed.
-NEWS = 0.05
+#: Seconds in which the other end of a link has to answer a PING.
+NEWS_IN = 3.0
+#: Seconds between two looks whether it has: the shortest, and the longest.
+LOOK_AFTER, LOOK_EVERY = 0.01, 0.1
 
 
 class IHttpServer(Protocol):
@@ -97,9 +100,37 @@ class UpstreamVisitor(Visitor):
     def limit(self, budget: Budget) -> None:
         """See :class:`Visitor`. Each request has a visitor of its own."""
 
+    def give_back(self) -> None:
+        """See :class:`Visitor`. Nothing was sent, so the request may go elsewhere."""
+        self._upstream.was_reset(Code.UNKNOWN_TUNNEL, "its client is gone")
+
     def abort(self) -> None:
         """See :class:`Visitor`."""
         self._upstream.was_reset(Code.TIMEOUT, "no data connection came for it")
+
+
+class _News:
+    """What the other end of a link knew when a stream of it was lost: whether the client is still there.
+
+    Data connections are faster than their link, which has the news. So a PING is sent; the news come before its answer.
+
+    :param member: the tunnel that the stream led to.
+    """
+
+    def __init__(self, member: Backend, seconds: Callable[[], float]) -> None:
+        self._member, self._seconds, self._began = member, seconds, seconds()
+        # The answer to an earlier PING may have been sent before there were news.
+        self._answer = member.session.link.liveness.pings + 1
+
+    def due_in(self) -> float:
+        """Return the seconds until this is to be asked again; 0: there are no news to wait for."""
+        session, link, now = self._member.session, self._member.session.link, self._seconds()
+        is_due = link.is_closed or (link.is_extended and link.liveness.answered < self._answer)
+        if self._member.group is None or not is_due or now - self._began >= NEWS_IN:
+            return 0.0
+        link.ping(now)
+        session.flush()
+        return min(max(now - self._began, LOOK_AFTER), LOOK_EVERY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +257,16 @@ class HttpFront(HttpHouse, LandingFactory):
 
         def look() -> None:
             del self._looks[connection]
+            if (wait := news.due_in()) > 0:
+                self._looks[connection] = self._server.reactor.callLater(wait, look)
+                return
             known = self._targets.get(group)
             if known is None or known.target is not target:
                 back.callback(False)
                 return
             if not group.is_held:
                 # The client was lost, and is back already; or it was there all the time, and the service was not.
-                back.callback(bool(group) and member is not None and member.group is not group)
+                back.callback(bool(group) and member.group is not group)
                 return
             held = self._held[connection] = group.ask(known.balanced.has_room)
             held.decided.addCallback(decided).chainDeferred(back)
@@ -245,7 +279,8 @@ class HttpFront(HttpHouse, LandingFactory):
             return None
         group = target.upstreams.group
         back: Deferred[bool] = Deferred()
-        self._looks[connection] = self._server.reactor.callLater(NEWS, look)
+        news = _News(member, self.seconds)
+        self._looks[connection] = self._server.reactor.callLater(0.0, look)
         return back
 
     def _target(self, group: Group, *, is_there: bool = True) -> Target | Answer:
