@@ -7,6 +7,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.carriers import data_connections as pool
+from rtunnel.reverse.carriers.waiting import PATIENCE
 from rtunnel.upkeep.descriptors import LEAST_RESERVE
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
@@ -71,7 +72,7 @@ async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
 @DIRECT
 @ensureDeferred
 async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pool.PATIENCE == 5.0
+    assert PATIENCE == 5.0
     monkeypatch.setattr(pool, "PATIENCE", 0.1)
     server, _link, port, _tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
     visitor = await world.visitor(port)

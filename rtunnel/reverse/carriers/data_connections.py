@@ -23,7 +23,7 @@ from rtunnel.reverse.carriers.pool_size import PoolSize
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
-from rtunnel.reverse.carriers.waiting import Waiting
+from rtunnel.reverse.carriers.waiting import PATIENCE, Waiting
 from rtunnel.reverse.metering.relays import relay_for
 from rtunnel.reverse.public import Visitor
 from rtunnel.traffic.accounts import CONNECTION
@@ -33,8 +33,6 @@ from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_sea
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.stream import Stream
 
-#: Seconds that a visitor waits for a data connection where it may not go by the link.
-PATIENCE = 5.0
 #: How many times the number that may wait a client may have not freed yet, although their visitors are gone.
 MOST_ENDING = 4
 #: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
@@ -132,9 +130,8 @@ class DataPool:
         self._busy.pop(connection, None)
         self._look_whether_over()
         if is_breach:
-            self._server.log_limiter.warn(
-                "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
-            )
+            text = "client {peer}: a data connection is closed: {why}"
+            self._server.log_limiter.warn(text, peer=self._session.peer_name, why=why)
 
     def holds(self, count: int) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
@@ -293,12 +290,17 @@ class DataPool:
                 self._tail.cancel()
             self._session.leave(self)
 
-    def turn_away(self, waiting: Waiting) -> None:
-        """Close a visitor that waits."""
+    def turn_away(self, waiting: Waiting, *, goes_back: bool = False) -> None:
+        """Close a visitor that waits, or let him go where he came from."""
         if self._waiting.pop(waiting, waiting) is None:
             self._server.visitors.discard(waiting)
-            (waiting.visitor.give_back if self._closed else waiting.visitor.abort)()
+            (waiting.visitor.give_back if goes_back else waiting.visitor.abort)()
             self._session.count_streams()
+
+    def give_back(self, tunnel: int | None = None) -> None:
+        """See :class:`ICarrier`."""
+        for waiting in [each for each in self._waiting if tunnel in (None, each.tunnel)]:
+            self.turn_away(waiting, goes_back=True)
 
     @property
     def is_over(self) -> bool:
@@ -327,8 +329,7 @@ class DataPool:
         if not whole and 4 * (self._size.wanted - len(self._idle)) < self._size.wanted:
             return  # as mostly, so at little cost
         target = self._size.wanted if self._session.wants_visitors else 0
-        now = self.reactor.seconds()
-        tickets = self._server.tickets
+        now, tickets = self.reactor.seconds(), self._server.tickets
         missing = target - len(self._idle)
         if now - self._wished_at < LOST_AFTER:
             missing -= tickets.outstanding(self, now)
@@ -387,8 +388,7 @@ class DataPool:
         if self._move_call is not None and self._move_call.active():
             self._move_call.cancel()
         self._server.tickets.leave(self)
-        for waiting in list(self._waiting):
-            self.turn_away(waiting)
+        self.give_back()
         gone = [*self._unproved, *self._idle, *(self._busy if cut else ())]
         self._unproved.clear()
         self._idle.clear()

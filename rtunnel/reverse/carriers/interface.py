@@ -30,6 +30,12 @@ class ICarrier(Protocol):
     def tunnels_changed(self) -> None:
         """Take note that the client serves another tunnel."""
 
+    def give_back(self, tunnel: int | None = None) -> None:
+        """Let visitors go where they came from of whom the client was not told yet.
+
+        :param tunnel: those of this tunnel, which is gone; None: all.
+        """
+
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """Yield the visitors that hold memory of their own; see :class:`~rtunnel.upkeep.memory.IParty`."""
 

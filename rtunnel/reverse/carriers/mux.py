@@ -53,6 +53,9 @@ class Mux:
     def tunnels_changed(self) -> None:
         """See :class:`ICarrier`."""
 
+    def give_back(self, tunnel: int | None = None) -> None:
+        """See :class:`ICarrier`. Nobody waits."""
+
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`ICarrier`. The streams are the link's."""
         return iter(())

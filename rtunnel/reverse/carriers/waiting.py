@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from rtunnel.reverse.public import Visitor
 
+#: Seconds that a visitor waits for a data connection where it may not go by the link.
+PATIENCE = 5.0
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:

@@ -168,6 +168,11 @@ class CarryingSession(LinkProtocol):
             return False
         return True
 
+    def give_back(self, tunnel: int) -> None:
+        """Let visitors of a tunnel that is gone wait for its client elsewhere, if the client was not told of them."""
+        for carrier in self.carriers:
+            carrier.give_back(tunnel)
+
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()

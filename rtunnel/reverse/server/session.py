@@ -319,6 +319,7 @@ class ServerSession(CarryingSession):
             # What a node says of a client that is lost there.
             is_lost = self.node and event.code == Code.CONNECTION_LOST
             self._server.close_tunnel(backend, self._server.settings.hold if is_lost else 0.0)
+            self.give_back(event.number)
             self._info("client {peer}: {place} withdrawn", place=place)
 
     def _tunnel_state(self, event: events.TunnelState) -> None:
@@ -388,6 +389,7 @@ class ServerSession(CarryingSession):
             del self.backends[backend.number]
             self._say_refused(backend.number, str(backend.place), refusal)
             self._server.close_tunnel(backend, hold)
+            self.give_back(backend.number)
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()
