@@ -33,6 +33,7 @@ class ILeaving(Protocol):
     reactor: Any
     settings: Any
     kept: KeptConnections[Any]
+    nodes: Any
 
     @property
     def sessions(self) -> Iterable[Any]: ...
@@ -50,8 +51,15 @@ async def let_go_of_clients(server: ILeaving, why: str) -> None:
 async def _let_go(server: ILeaving, session: Any, why: str) -> None:
     clock, link = server.reactor, session.link
     until = clock.seconds() + min(server.settings.drain, ON_LINK if session.has_data_connections else ON_LINK_ONLY)
-    while session.is_live and link.streams and clock.seconds() < until:
-        await deferLater(clock, LOOK_EVERY)
+
+    async def have_ended() -> None:
+        while session.is_live and link.streams and clock.seconds() < until:
+            await deferLater(clock, LOOK_EVERY)
+
+    await have_ended()
+    # As long as the client is here, it serves those whom other nodes have sent before they know.
+    await server.nodes.let_go(list(session.backends.values()))
+    await have_ended()
     if link.streams:
         text = "client {peer}: {count} visitors on its link did not finish in time and are cut off"
         _log.warn(text, peer=session.peer_name, count=len(link.streams))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from rtunnel.access.rules import rules_as_json
@@ -129,15 +130,17 @@ class _CarriedTunnels:
 class NodeSession(ClientSession):
     """The link, at the end of the node whose clients' tunnels it carries."""
 
-    def publish(self, carried: Carried) -> None:
-        """Ask for a tunnel that is new, or give up one that is gone. This costs the same however many there are."""
+    def publish(self, *tunnels: Carried) -> Deferred[None]:
+        """Ask for those that are new, and give up those that are gone. This costs the same however many others there
+        are.
+
+        :returns: fires when the other node knows, and the last visitors have come whom it has sent to those given up.
+        """
         if self.link.is_closed or self._draining or not self.link.is_extended:
-            return  # what is to be done is found out when the link is up
-        tunnel = self.tunnel_of(carried)
-        if tunnel is None:
-            self._change([], [] if carried.is_gone else [carried], [])
-        elif carried.is_gone and not tunnel.is_given_up:
-            self._change([tunnel], [], [])
+            return succeed(None)  # what is to be done is found out when the link is up
+        asked = {carried: self.tunnel_of(carried) for carried in tunnels}
+        gone = [each for carried, each in asked.items() if each and carried.is_gone and not each.is_given_up]
+        return self._change(gone, [each for each in tunnels if not (asked[each] or each.is_gone)], [])
 
     def _watch(self, tunnel: Tunnel, what: str) -> None:
         """Log that a tunnel is published there. Its client looks after the service."""
@@ -271,10 +274,9 @@ class NodeLink(LinkService):
         self._alone.use(_settings(self.where, server))
         self.use(self._alone.settings)
 
-    def publish(self, carried: Carried) -> None:
+    def publish(self, *tunnels: Carried) -> Deferred[None]:
         """See :meth:`NodeSession.publish`."""
-        if isinstance(self.session, NodeSession):
-            self.session.publish(carried)
+        return self.session.publish(*tunnels) if isinstance(self.session, NodeSession) else succeed(None)
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""

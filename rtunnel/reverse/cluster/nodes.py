@@ -13,12 +13,12 @@ from __future__ import annotations
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
@@ -257,15 +257,24 @@ class Nodes(MultiService):
             self._links_elsewhere[link] -= 1
             if not self._links_elsewhere[link]:
                 del self._links_elsewhere[link]
-        carried = self.carried.pop(backend, None)
-        if carried is not None:
+        self._take_back([backend], is_lost=is_lost)
+
+    def let_go(self, backends: Iterable[Backend]) -> Deferred[Any]:
+        """Let visitors at the other nodes wait for the client of *backends*, which is to make its link elsewhere.
+
+        :returns: fires when all nodes know, and the last visitors have come whom they had sent before.
+        """
+        return self._take_back(backends, is_lost=True)
+
+    def _take_back(self, backends: Iterable[Backend], *, is_lost: bool) -> Deferred[Any]:
+        gone = [carried for backend in backends if (carried := self.carried.pop(backend, None)) is not None]
+        for carried in gone:
             carried.is_gone = True
             carried.why_gone = Code.CONNECTION_LOST if is_lost else Code.SHUTTING_DOWN
-            self._tell_all(carried)
+        return self._tell_all(*gone)
 
-    def _tell_all(self, carried: Carried) -> None:
-        for link in self._links.values():
-            link.publish(carried)
+    def _tell_all(self, *tunnels: Carried) -> Deferred[Any]:
+        return gatherResults([link.publish(*tunnels) for link in self._links.values() if tunnels])
 
     def say_state(self, backend: Backend) -> None:
         """Tell the others whether the service of *backend* answers."""
