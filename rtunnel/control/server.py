@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -34,7 +35,9 @@ def look(server: TunnelServer) -> dict[str, Any]:
                 problems.append(f"{tunnel['place']} of client {client['name']} is not published yet")
     cluster: dict[str, Any] = {}
     if server.directory.is_cluster:
-        cluster["nodes"] = [_node(link) for link in server.nodes.links]
+        theirs = ((node.node, each) for node in server.nodes.sessions for each in node.backends.values())
+        tunnels = Counter(node for node, backend in theirs if backend.public is not None)
+        cluster["nodes"] = [_node(link, tunnels[link.node]) for link in server.nodes.links]
         problems += [
             f"the link to {node['address']} is down: {node['why']}" for node in cluster["nodes"] if node["why"]
         ]
@@ -53,13 +56,14 @@ def look(server: TunnelServer) -> dict[str, Any]:
     }
 
 
-def _node(link: NodeLink) -> dict[str, Any]:
+def _node(link: NodeLink, tunnels: int) -> dict[str, Any]:
     session = link.session
     return {
         "node": link.node,
         "address": str(link.where),
         "why": "" if session is not None else link.why_down or "it is being made",
         "round_trip_ms": None if session is None else milliseconds(session.link.liveness.round_trip),
+        "tunnels": tunnels,
         "visitors": link.streams_left,
     }
 

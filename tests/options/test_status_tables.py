@@ -64,16 +64,17 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 def test_a_terminal_obeys_no_name(shown: Any, name: str) -> None:
     """Nor does rich take one for markup or an emoji, and nothing is hidden behind a line that a name has begun."""
     refusal = {"at": 0.0, "address": name, "place": name, "why": name}
+    node = {"node": name, "address": name, "why": name, "round_trip_ms": None, "tunnels": 0, "visitors": 0}
     warning = {"at": 0.0, "level": "warn", "text": name}
     found = server(client(name, tunnel(name, name, name)), problems=[name], warnings=[warning], listening={name: name})
-    found["refusals"] = [refusal]
+    found |= {"refusals": [refusal], "nodes": [node]}
     for columns in (200, 40):
         out = shown(found, columns=columns)
         assert not [one for one in out if not one.isprintable() and one != "\n"]
         assert out.startswith("rtunnel-server  pid 1, ")
     if len(name) < 100:
         seen = "".join(one if one.isprintable() else "?" for one in name)
-        assert shown(found, columns=500).count(seen) >= 10
+        assert shown(found, columns=500).count(seen) >= 13
 
 
 def test_a_thousand_tunnels(shown: Any) -> None:
@@ -86,6 +87,19 @@ def test_a_thousand_tunnels(shown: Any) -> None:
     print(f"{took:.2f} s")
     assert all(f"port {100 * number + one} " in out for number in range(100) for one in range(10))
     assert took < 20
+
+
+def test_nodes(shown: Any) -> None:
+    up = {"node": "9f2c", "address": "a:7000", "why": "", "round_trip_ms": 0.4, "tunnels": 12, "visitors": 3}
+    down = {"node": "4be8", "address": "b:7000", "why": "connection refused", "round_trip_ms": None}
+    out = shown(server(nodes=[up, down | {"tunnels": 0, "visitors": 0}]))
+    lines = [line.split() for line in out.splitlines()]
+    assert ["9f2c", "a:7000", "up", "0.4", "ms", "12", "3"] in lines
+    assert ["4be8", "b:7000", "down:", "connection", "refused", "0", "0"] in lines
+    # Of a release that did not say how many tunnels there are.
+    assert "9f2c" in shown(server(nodes=[down | {"node": "9f2c", "visitors": 0}]))
+    assert "nodes 2" in shown(process("rtc-signal", nodes=2))
+    assert "Node" not in shown(server(nodes=[]))
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def _link(link: Mapping[str, Any], way: str) -> list[str]:
 def _tables(found: Mapping[str, Any]) -> list[Table]:
     tables = []
     if isinstance(found.get("clients"), list):
-        tables += [*_clients(found["clients"]), _refusals(found["refusals"])]
+        tables += [*_clients(found["clients"]), _nodes(found.get("nodes", [])), _refusals(found["refusals"])]
     elif "tunnels" in found:
         tables.append(_tunnels(found["tunnels"]))
     if "services" in found:
@@ -148,6 +148,18 @@ def _clients(found: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
                 *_traffic(each),
             )
     return clients, tunnels
+
+
+def _nodes(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the other nodes of a server's cluster."""
+    table = _table("Node", "Address", "Link", "Round trip", "Its tunnels", "Its visitors")
+    for each in found:
+        table.add_row(
+            *map(_clean, (each["node"], each["address"], f"down: {each['why']}" if each["why"] else "up")),
+            f"{each['round_trip_ms']:g} ms" if each["round_trip_ms"] else "",
+            *(str(each.get("tunnels", "")), str(each["visitors"])),
+        )
+    return table
 
 
 def _refusals(found: Sequence[Mapping[str, Any]]) -> Table:

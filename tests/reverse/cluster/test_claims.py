@@ -183,6 +183,15 @@ async def test_status_shows_the_nodes_and_that_the_directory_is_away(world: Worl
     (node,) = found["nodes"]
     assert node["node"] == second.directory.node
     assert node["address"] == second.control.local_address
+    assert node["tunnels"] == node["visitors"] == 0
+    echo, port = await world.echo(), free_port()
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await cluster.serves(first)
+    visitor = await world.visitor(port, to=HOSTS[0])
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    assert look(first)["nodes"][0]["tunnels"] == 1
+    assert look(second)["nodes"][0]["visitors"] == 1
     cluster.shared.parted.add(first.directory.node)
     assert "the directory of the cluster is away: it is parted from the others" in look(first)["problems"]
     await until(lambda: not first.directory.is_sure, "the lease is over")
