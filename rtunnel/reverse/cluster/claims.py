@@ -17,6 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.access.public import Public
@@ -28,6 +29,8 @@ from rtunnel.reverse.server.take_over import is_gone
 
 #: The message that asks another node whether its client of a key lives.
 LET_GO = "let-go"
+#: Seconds between two looks whether another node has taken over what is kept for a client.
+LOOK_EVERY = 0.05
 # Tells links of this process from those of others.
 _PROCESS = token_hex(8)
 
@@ -71,6 +74,7 @@ class _Held:
 
     :ivar asking: how many are about to join.
     :ivar is_asked: another node has asked whether its client lives, and that is looked at.
+    :ivar is_kept: its client was sent to another node, and is to find it there.
     """
 
     claim: Claim
@@ -78,10 +82,11 @@ class _Held:
     groups: set[Group] = field(default_factory=set)
     asking: int = 0
     is_asked: bool = False
+    is_kept: bool = False
 
     @property
     def is_used(self) -> bool:
-        return bool(self.asking) or any(group.is_held_here for group in self.groups)
+        return self.is_kept or bool(self.asking) or any(group.is_held_here for group in self.groups)
 
 
 class Claims:
@@ -160,7 +165,7 @@ class Claims:
 
     def _heard_let_go(self, _node: str, message: Mapping[str, object]) -> None:
         held = self._held.get(str(message.get("key")))
-        if held is not None and not held.is_asked:
+        if held is not None and not (held.is_asked or held.is_kept):
             held.is_asked = True
             asking = Deferred.fromCoroutine(self._let_go(held))
             asking.addErrback(lambda failure: self.log.failure("whether a client lives", failure))
@@ -179,6 +184,34 @@ class Claims:
                     group.end()
         finally:
             held.is_asked = False
+
+    # What is held for a client that goes to another node
+
+    def keep(self, backend: Backend) -> None:
+        """Keep what *backend* holds until :meth:`hand_over`, as its client is sent away."""
+        held = self._of(backend)
+        if held is not None and backend.session.known_as is not None:
+            held.is_kept = self._directory.is_cluster
+
+    async def hand_over(self, seconds: float) -> None:
+        """Give back what is kept, each claim as soon as another node has it for the same client.
+
+        :param seconds: for which that is waited for.
+        """
+        until = self._reactor.seconds() + seconds
+        for held in [each for each in self._held.values() if each.is_kept]:
+            while self._reactor.seconds() < until and not await self._is_elsewhere(held):
+                await deferLater(self._reactor, LOOK_EVERY)
+            held.is_kept = False
+            self._look(held)
+
+    async def _is_elsewhere(self, held: _Held) -> bool:
+        try:
+            return held.claim.is_lost or any(
+                node != self._directory.node for node in await self._directory.find(held.claim.key)
+            )
+        except Away:
+            return False
 
     def check(self, backend: Backend) -> None:
         """Check whether the claim of *backend*, which has joined its group, was lost meanwhile.

@@ -21,7 +21,9 @@ from rtunnel.reverse.carriers.kept import KeptConnections
 ON_LINK = 2.0
 #: The same where there are no data connections; and never more than the setting drain.
 ON_LINK_ONLY = 10.0
-#: How often that is looked at, in seconds.
+#: Seconds for which nobody else gets what a client has here, until it has that at another node.
+KEPT_FOR = 3.0
+#: How often it is looked at who is left, in seconds.
 LOOK_EVERY = 0.02
 
 _log = Logger()
@@ -34,6 +36,7 @@ class ILeaving(Protocol):
     settings: Any
     kept: KeptConnections[Any]
     nodes: Any
+    claims: Any
 
     @property
     def sessions(self) -> Iterable[Any]: ...
@@ -46,6 +49,7 @@ async def let_go_of_clients(server: ILeaving, why: str) -> None:
     """
     server.kept.patience = inf
     await gatherResults([Deferred.fromCoroutine(_let_go(server, session, why)) for session in list(server.sessions)])
+    await server.claims.hand_over(min(server.settings.drain, KEPT_FOR))
 
 
 async def _let_go(server: ILeaving, session: Any, why: str) -> None:
@@ -64,4 +68,6 @@ async def _let_go(server: ILeaving, session: Any, why: str) -> None:
         text = "client {peer}: {count} visitors on its link did not finish in time and are cut off"
         _log.warn(text, peer=session.peer_name, count=len(link.streams))
     if session.is_live:
+        for backend in session.backends.values():
+            server.claims.keep(backend)
         session.close(Code.TAKEN_OVER, why)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.access.rules import Rules
+from rtunnel.addresses import DialAddress
 from rtunnel.cluster.interface import LEASE
 from rtunnel.control.server import look
 from rtunnel.errors import Code
+from rtunnel.wire.limits import LinkLimits
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, http_port, tunnels, two_nodes
 from tests.reverse.net import ERROR, HELLO, HOST, INIT, Peer, hello, turns, until
@@ -243,3 +248,64 @@ async def test_links_follow_changed_settings(world: World) -> None:
     assert link.settings.limits.dead_after == 77.0
     assert link.session is not None
     assert link.session.connected_now
+
+
+@ensureDeferred
+async def test_nobody_else_gets_what_a_client_has_while_its_node_drains(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtunnel.reverse.cluster.leaving.KEPT_FOR", PATIENCE)
+    cluster, first, second = await two_nodes(world, drain=PATIENCE, hold=PATIENCE)
+    echo, port = await world.echo(), free_port()
+    holder = cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", f"http:app.example.org={HOST}:{echo.port}")
+    await cluster.serves(second, 2)
+    stopped = first.stopService()
+    await until(lambda: not first.sessions, "the holder is on its way")
+    for service in f"tcp:{port}", "http:app.example.org":
+        other = cluster.client(second, f"{service}={HOST}:{echo.port}")
+        await until(lambda other=other: _refusals(other), "another one is refused")  # type: ignore[misc]
+        await other.stopService()
+    assert not stopped.called
+    holder.link.settings = replace(holder.settings, server=DialAddress.parse(second.control.local_address))
+    await cluster.serves(second, 2)
+    await stopped
+    assert len(second.claims) == 2
+
+
+@ensureDeferred
+async def test_what_a_client_does_not_come_for_is_free(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtunnel.reverse.cluster.leaving.KEPT_FOR", 0.2)
+    world.plane = "direct"
+    cluster, first, second = await two_nodes(world, drain=PATIENCE)
+    echo, port = await world.echo(), free_port()
+    cluster.client(first, f"tcp:{port}={HOST}:{echo.port}", limits=LinkLimits(dead_after=PATIENCE))
+    await cluster.serves(second)
+    visitor = await world.visitor(port)
+    visitor.send(b"hello")
+    await visitor.has(b"hello")
+    stopped = first.stopService()
+    await until(lambda: not first.claims, "nothing is kept any more")
+    cluster.client(second, f"tcp:{port}={HOST}:{echo.port}")
+    await until(lambda: second.claims, "another client has it")
+    assert not stopped.called
+    visitor.close()
+    await stopped
+
+
+@ensureDeferred
+async def test_what_is_kept_while_the_directory_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtunnel.reverse.cluster.leaving.KEPT_FOR", 0.2)
+    cluster, first, second = await two_nodes(world, drain=PATIENCE)
+    echo = await world.echo()
+    cluster.client(first, f"tcp:{free_port()}={HOST}:{echo.port}")
+    await cluster.serves(second)
+    cluster.shared.parted.add(first.directory.node)
+    await first.stopService()
+    assert not first.claims
+    cluster.shared.parted.clear()
+
+
+def _refusals(client: Any) -> list[str]:
+    """Why the tunnels of *client* are refused."""
+    session = client.link.session
+    return [tunnel.refusal for tunnel in session._tunnels.values() if tunnel.refusal] if session is not None else []
