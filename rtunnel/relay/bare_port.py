@@ -33,6 +33,14 @@ class Accepted:
         self.peer: IAddress | None = None
         self._arguments = (address, port, *more)
 
+    @classmethod
+    def of(cls, sock: socket.socket, reactor: Any) -> Accepted:
+        """Return a connection that another process has accepted.
+
+        :raises OSError: it is lost.
+        """
+        return cls(sock, Protocol(), sock.getpeername(), tcp.Port(0, QuietFactory(), reactor=reactor), 0, reactor)
+
     def give(self, protocol: Protocol) -> None:
         """Make the transport, and connect *protocol* to it.
 

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from twisted.internet.address import IPv4Address, IPv6Address
+
 from rtunnel.access.public import Public
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
@@ -15,9 +17,12 @@ from rtunnel.reverse.metering.meter import Budget, Meter
 from rtunnel.shaping.ends import limit_end
 from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.visitors import IServed, Visitors
+from rtunnel.wire.data.frozen import Fields, State, text_of
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
+#: The most that was read before of one who waits, in bytes: a TLS hello, and what has come behind it.
+MOST_READ = 64 << 10
 
 
 class Owner(NamedTuple):
@@ -155,6 +160,37 @@ class Visitor:
         """Give the visitor back to where he came from, or turn him away: his carrier is over."""
         if self.home is None or not self.home(self):
             self.abort()
+
+    # While he waits, another process may go on with him
+
+    def freeze(self) -> State | None:
+        """Return what it must know, as JSON has it, beside his bare socket; None: it cannot go on with him."""
+        address = self.address
+        if self._accepted is None or not isinstance(address, (IPv4Address, IPv6Address)):
+            return None
+        return {"address": [address.host, address.port], "first": text_of(self.first)}
+
+    def release(self) -> socket.socket:
+        """Return the bare socket, with which it goes on. Do not use the visitor afterwards."""
+        accepted, self._accepted = self._accepted, None
+        assert accepted is not None
+        return accepted.socket
+
+    @classmethod
+    def thaw(cls, state: Fields, sock: socket.socket, reactor: Any, on_lost: Callable[[SocketEnd], None]) -> Visitor:
+        """Go on with a visitor.
+
+        :param state: from :meth:`freeze`.
+        :raises ValueError: it is not.
+        :raises OSError: the visitor is gone.
+        """
+        found = state.all("address")
+        if [type(each) for each in found] != [str, int]:
+            raise ValueError("no address")
+        address = (IPv6Address if ":" in found[0] else IPv4Address)("TCP", *found)
+        accepted = Accepted.of(sock, reactor)
+        accepted.peer = address
+        return cls(address, accepted, on_lost, state.data("first", MOST_READ))
 
     def abort(self) -> None:
         """Turn the visitor away. A bare socket is closed at once, which frees its descriptor."""

@@ -2,7 +2,7 @@
 
 The successor gets the listening sockets and the name of this server, by which clients know it. Each client loses its
 link, as if the network had failed, and makes one to the successor; its streams on data connections go on here. Nothing
-of a link, a key or a stream leaves this process.
+of a link, a key or a stream leaves this process. Visitors who wait for a client have none of these, and go there too.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from rtunnel.access.public import NAMED, Public
+from rtunnel.options.upgrade.waiting import WAITING, Receiver, Sender
 from rtunnel.relay.inheritance import Handed, inheritance
 from rtunnel.reverse.cluster.leaving import ON_LINK_ONLY, let_go_of_clients
 from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.held import LEAST_HOLD
 from rtunnel.reverse.server.service import TunnelServer
 
 if TYPE_CHECKING:
     from rtunnel.reverse.stored.keeper import IStore
 
-#: Seconds in which clients come back, even if ``--hold`` is less.
-LEAST_HOLD = 5.0
 #: How the names of sockets begin by which old processes say what is used of quotas there.
 REPORTS = "quotas "
 
@@ -36,6 +36,7 @@ class ServerSuccession:
 
     def __init__(self, server: TunnelServer) -> None:
         self._server = server
+        self._sender: Sender | None = None
 
     def why_not(self) -> str:
         """Return why there can be no successor now; empty if there can."""
@@ -58,6 +59,14 @@ class ServerSuccession:
         """See :class:`ISuccession`."""
         for number, descriptor in enumerate(self._server.metering.report()):
             yield Handed(f"{REPORTS}{number}", descriptor)
+        self._forget_sender()
+        self._sender = Sender()
+        yield Handed(WAITING, self._sender.theirs.fileno())
+
+    def _forget_sender(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.close()
 
     def state(self) -> dict[str, Any]:
         """Return what the successor must know: JSON."""
@@ -75,6 +84,8 @@ class ServerSuccession:
         self._server.hello = replace(self._server.hello, session=str(state["session"]))
         for sock in inheritance.take_all(REPORTS):
             self._server.metering.hear(sock)
+        for sock in inheritance.take_all(WAITING):
+            Receiver(self._server, sock)
         self.revive(state)
 
     def revive(self, state: Mapping[str, Any]) -> None:
@@ -122,17 +133,22 @@ class ServerSuccession:
         """Go on as ever, as nothing has come of it."""
         self._server.http.is_stopping = False
         self._server.metering.go_on()
+        self._forget_sender()
 
     def keep_visitors(self, store: IStore) -> None:
         """See :class:`ISuccession`."""
         # Imported once it is needed.
         from rtunnel.reverse.stored.server import ServerKeeper
 
-        self._server.keeper = ServerKeeper(self._server, store)
+        self._server.keeper = keeper = ServerKeeper(self._server, store)
+        self._server.leave_waiting_to(keeper.take_waiting)
 
     def hand_over(self) -> None:
         """There is a successor; this service stops next."""
         self._server.let_go = self._let_go_of_all
+        if self._sender is not None:
+            self._sender.theirs.close()
+            self._server.leave_waiting_to(self._sender.send)
 
     async def _let_go_of_all(self) -> None:
         """Let clients make their links to the successor."""

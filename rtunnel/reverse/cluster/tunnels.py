@@ -20,7 +20,8 @@ from rtunnel.reverse.cluster.nodes import Nodes, unknown_node
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.server.granted import grant
-from rtunnel.reverse.server.groups import Group, anybody
+from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.held import anybody
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.server.roster import Roster

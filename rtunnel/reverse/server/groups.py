@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
-
 from rtunnel.access.limits import MAY_NOT_COME, Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
 from rtunnel.errors import Code, Refused
 from rtunnel.reverse.public import Owner, Visitor
-from rtunnel.reverse.server.held import HeldRequest, HeldVisitor, Line, Lobby
+from rtunnel.reverse.server.held import HeldRequest, HeldVisitor, Line, Lobby, anybody
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.routing import POLICIES
@@ -29,13 +27,6 @@ from rtunnel.reverse.server.take_over import are_one_group, why_apart
 MOST_MEMBERS = 256
 #: Seconds in which a tunnel that has refused a request comes behind the others.
 AVOID = 1.0
-#: Seconds between two looks whether a client that is waited for would still be let in.
-LOOK_EVERY = 1.0
-
-
-def anybody() -> bool:
-    """Return that a client may stay, whoever it is."""
-    return True
 
 
 class Group:
@@ -75,12 +66,9 @@ class Group:
         self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
         self._members: dict[Backend, None] = {}
         self._only: Backend | None = None
-        self._line = Line(reactor)
+        self._line = Line(reactor, self._time_is_over)
         self._last_holders: Collection[object] = ()
         self._last_party = ""
-        self._until = 0.0
-        self._may_stay = anybody
-        self._hold_call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -99,13 +87,13 @@ class Group:
     @property
     def is_plain(self) -> bool:
         """Whether there is :attr:`only` one member, and nobody is waited for. This costs the least."""
-        return self._hold_call is None and self.only is not None
+        return not self._line.is_open and self.only is not None
 
     @property
     def is_held_here(self) -> bool:
         """Whether a client of this node serves, or nobody does and one is waited for."""
         if not self._members:
-            return self._hold_call is not None
+            return self._line.is_open
         return any(not member.is_elsewhere for member in self._members)
 
     @property
@@ -150,7 +138,7 @@ class Group:
                 if backend.rules != self.rules:
                     self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance](by_link=True)
-        self._may_stay = anybody
+        self._line.may_stay = anybody
         backend.group = self
         self._members[backend] = None
         self._only = backend if len(self._members) == 1 else None
@@ -160,7 +148,7 @@ class Group:
             # Behind READY. Those for whom there is no room yet wait until the time is over.
             self._line.serve_soon()
         else:
-            self._stop_holding()
+            self._line.stop_holding()
         self.on_change()
 
     def override(self, backend: Backend) -> None:
@@ -193,7 +181,7 @@ class Group:
             self.on_change()
             return
         self._line.stop_serving()
-        self._stop_holding()
+        self._line.stop_holding()
         self._last_party = backend.party
         self.expect([backend.session.holder], hold, may_stay)
         self.on_change()
@@ -209,9 +197,7 @@ class Group:
         """
         self._last_holders = holders
         if hold > 0:
-            self._until = self._reactor.seconds() + hold
-            self._may_stay = may_stay
-            self._look()
+            self._line.hold(hold, may_stay)
         else:
             self.end()
 
@@ -223,20 +209,7 @@ class Group:
     @property
     def is_held(self) -> bool:
         """Whether visitors wait: for a tunnel, as there is none for a moment, or behind others who have waited."""
-        return self._hold_call is not None and bool(self._line or not self._members)
-
-    def _stop_holding(self) -> None:
-        call, self._hold_call = self._hold_call, None
-        if call is not None and call.active():
-            call.cancel()
-
-    def _look(self) -> None:
-        self._hold_call = None
-        left = self._until - self._reactor.seconds()
-        if left > 0 and self._may_stay():
-            self._hold_call = self._reactor.callLater(min(left, LOOK_EVERY), self._look)
-        else:
-            self._time_is_over()
+        return self._line.is_open and bool(self._line or not self._members)
 
     def _time_is_over(self) -> None:
         count = len(self._line)
@@ -248,7 +221,7 @@ class Group:
 
     def end(self) -> None:
         """Turn away those that wait. Without a tunnel, the place is free then."""
-        self._stop_holding()
+        self._line.stop_holding()
         self._line.turn_away()
         if not self._members:
             self._on_over(self)
@@ -362,10 +335,35 @@ class Group:
     def _seat(self, visitor: Visitor) -> bool:
         """Do the same for a visitor who may come, also if a carrier that had not told anybody of him gives him back."""
         if self.is_held:
-            visitor.owner = owner = Owner(self.public)
-            HeldVisitor(self._lobby, self._line, owner, visitor, self._serve)
+            if not self._lobby.hand_on(self.public, visitor, self._line.left):
+                self._let_wait(visitor)
             return True
-        return self._give(visitor, has_waited=False)
+        return self._give(visitor, has_waited=False) or self._lobby.hand_on(self.public, visitor, None)
+
+    def _let_wait(self, visitor: Visitor) -> None:
+        visitor.owner = owner = Owner(self.public)
+        HeldVisitor(self._lobby, self._line, owner, visitor, self._serve)
+
+    def hand_on(self) -> None:
+        """Let visitors who wait do so in another process, now that there is :attr:`Lobby.heir`."""
+        for visitor in self._line.release():
+            if not self._lobby.hand_on(self.public, visitor, self._line.left):
+                visitor.abort()
+
+    def take_back(self, visitor: Visitor, left: float | None) -> bool:
+        """Let a visitor wait who has waited in another process. Return False if he has waited for somebody else.
+
+        :param left: see :data:`~rtunnel.reverse.server.held.Heir`.
+        """
+        is_expected = any(map(self.may_return, self._members)) if self._members else self._line.is_open
+        if not is_expected or self._lobby.hand_on(self.public, visitor, left):
+            return is_expected
+        visitor.home = self._seat
+        self._let_wait(visitor)
+        self._line.hold_on(left)
+        if self._members:
+            self._line.serve_soon()
+        return True
 
     def _serve(self, visitor: Visitor) -> bool:
         """Give a visitor who has waited to a tunnel; return False if none has room for him yet."""

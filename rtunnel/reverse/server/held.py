@@ -3,6 +3,8 @@
     Group.take --> HeldVisitor --+--> Line, one for each place: served in the order of arrival, as fast as the client
     Group.ask --> HeldRequest  --+          takes them
 
+If another process takes the place of this one, visitors wait there; see :attr:`Lobby.heir`. Requests cannot.
+
 A visitor who waits has a place in the budget of descriptors, as he will have when he is served: so a flood from one
 address costs that address its own places. What was read of him counts as memory of his address. A request waits on a
 connection that is counted already.
@@ -20,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.access.public import Public
 from rtunnel.reverse.public import Visitor
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -31,20 +34,39 @@ COST = 1024
 AT_ONCE = 64
 #: Seconds until the next attempt when the client can take no more for now.
 AGAIN = 0.02
+#: Seconds between two looks whether a client that is waited for would still be let in.
+LOOK_EVERY = 1.0
+#: Seconds in which clients come back to a process that has taken the place of another, even if there was less time.
+LEAST_HOLD = 5.0
+
+#: Takes a visitor who waits for the client of a place into another process, with the seconds that he has left; None: as
+#: long as others there. Returns False if that cannot be, and he stays as he is.
+Heir = Callable[[Public, Visitor, float | None], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lobby:
     """What is needed to let visitors wait.
 
     :ivar poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar limiter: for log lines.
+    :ivar heir: takes visitors into the process that takes the place of this one; None: none does.
     """
 
     visitors: Visitors
     memory: Memory
     poller: Any
     limiter: LogLimiter
+    heir: Heir | None = None
+
+    def hand_on(self, public: Public, visitor: Visitor, left: float | None) -> bool:
+        """Let a visitor wait in another process; see :data:`Heir`."""
+        return self.heir is not None and self.heir(public, visitor, left)
+
+
+def anybody() -> bool:
+    """Return that a client may stay, whoever it is."""
+    return True
 
 
 class IHeld(Protocol):
@@ -58,12 +80,20 @@ class IHeld(Protocol):
 
 
 class Line:
-    """Those who wait for the client of one place, the first of them first."""
+    """Those who wait for the client of one place, the first of them first, and how long they may.
 
-    def __init__(self, reactor: Any) -> None:
+    :param on_late: called when they may wait no longer.
+    :ivar may_stay: tells whether the client would be let in now.
+    """
+
+    def __init__(self, reactor: Any, on_late: Callable[[], None]) -> None:
+        self.may_stay = anybody
         self._reactor = reactor
+        self._on_late = on_late
         self._held: dict[IHeld, None] = {}
         self._call: IDelayedCall | None = None
+        self._until = 0.0
+        self._hold_call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -75,6 +105,54 @@ class Line:
     def discard(self, held: IHeld) -> None:
         """Forget one who is served, or gone."""
         self._held.pop(held, None)
+
+    # For how long
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the time is not over."""
+        return self._hold_call is not None
+
+    @property
+    def left(self) -> float:
+        """How many seconds they may still wait."""
+        now: float = self._reactor.seconds()
+        return max(0.0, self._until - now)
+
+    def hold(self, seconds: float, may_stay: Callable[[], bool] = anybody) -> None:
+        """Let visitors wait from now on.
+
+        :param may_stay: see :attr:`may_stay`.
+        """
+        self.stop_holding()
+        self._until = self._reactor.seconds() + seconds
+        self.may_stay = may_stay
+        self._look()
+
+    def hold_on(self, left: float | None) -> None:
+        """Let somebody wait who has waited in another process.
+
+        :param left: see :data:`Heir`.
+        """
+        if not self.is_open:
+            self.hold(LEAST_HOLD)
+        elif left is not None:
+            self._until = min(self._until, self._reactor.seconds() + max(left, LEAST_HOLD))
+
+    def stop_holding(self) -> None:
+        """Let nobody wait, but for those who do."""
+        call, self._hold_call = self._hold_call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _look(self) -> None:
+        self._hold_call = None
+        if self.left and self.may_stay():
+            self._hold_call = self._reactor.callLater(min(self.left, LOOK_EVERY), self._look)
+        else:
+            self._on_late()
+
+    # The service of those who wait
 
     def serve_soon(self) -> None:
         """Serve them, the first ones in the next turn of the reactor."""
@@ -102,13 +180,18 @@ class Line:
         if call is not None and call.active():
             call.cancel()
 
-    def turn_away(self) -> int:
-        """Let nobody wait any longer; return how many did."""
+    def turn_away(self) -> None:
+        """Let nobody wait any longer."""
         self.stop_serving()
         held, self._held = self._held, {}
         for each in held:
             each.turn_away()
-        return len(held)
+
+    def release(self) -> Iterator[Visitor]:
+        """Yield the visitors, who wait here no longer. Requests stay."""
+        for each in list(self._held):
+            if isinstance(each, HeldVisitor):
+                yield each.release()
 
 
 @implementer(IReadDescriptor)
@@ -155,11 +238,15 @@ class HeldVisitor:
 
     def turn_away(self) -> None:
         """See :class:`IHeld`."""
+        self.release().abort()
+
+    def release(self) -> Visitor:
+        """Return the visitor, who waits here no longer."""
         self._lobby.poller.forget(self)
         self._lobby.visitors.discard(self)
         self._lobby.memory.leave(self)
         self._line.discard(self)
-        self._visitor.abort()
+        return self._visitor
 
     abort = cut = turn_away
 

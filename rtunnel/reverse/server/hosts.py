@@ -143,6 +143,11 @@ class HostNames:
         """Those of all names."""
         return [group for name in self._names.values() for group in name.groups()]
 
+    def find(self, public: Public) -> Group | None:
+        """Return who serves exactly this name and path, or is waited for there."""
+        name = self._names.get(public.host)
+        return None if name is None else name.find(public)
+
     def expect(self, public: Public, holders: Collection[object], hold: float) -> None:
         """Let visitors of a name wait, which nobody serves yet; see :meth:`Group.expect`."""
         name = self._names.setdefault(public.host, _Name())

@@ -205,6 +205,11 @@ class PublicPorts:
         """Those of all ports."""
         return [held.group for held in self._held.values()]
 
+    def find(self, public: Public) -> Group | None:
+        """Return who serves a port, or is waited for there."""
+        held = self._held.get(public)
+        return None if held is None else held.group
+
     def expect(self, public: Public, holders: Collection[object], hold: float) -> None:
         """Listen on the port that a predecessor has left, where visitors wait; see :meth:`Group.expect`. Datagrams wait
         in the socket until the client has come."""

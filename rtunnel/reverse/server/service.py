@@ -24,6 +24,7 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.access.passwords import Passwords, PasswordThreads
+from rtunnel.access.public import NAMED, SHARED, Public
 from rtunnel.cluster.interface import IDirectory
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.bare_port import LandingFactory
@@ -39,8 +40,9 @@ from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.public import Owner
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
-from rtunnel.reverse.server.held import Lobby
+from rtunnel.reverse.server.held import Heir, Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.server.refusals import Refusals
@@ -108,7 +110,7 @@ class TunnelServer(PublishingServer):
         self.ids = StreamIds()
         self._stopping = self._full = False
         self.visitors.on_change = self._visitors_changed
-        lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
+        self.lobby = lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
         self.refusals = Refusals(reactor)
         self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals, self.claims)
         self.shared_port = SharedPort(reactor, settings, lobby, self.refusals)
@@ -155,6 +157,18 @@ class TunnelServer(PublishingServer):
         if seconds:
             self._idle = PeriodicService(self.reactor, "idle visitors", seconds, self._abort_idle_visitors)
             self._idle.setServiceParent(self)
+
+    def group_of(self, public: Public) -> Group | None:
+        """Return who serves a place, or is waited for there; None: nobody."""
+        if public == SHARED:
+            return self.shared_port.group
+        return (self.names if public.protocol in NAMED else self.ports).find(public)
+
+    def leave_waiting_to(self, heir: Heir) -> None:
+        """Let visitors who wait, now or from now on, do so in another process."""
+        self.lobby.heir = heir
+        for group in (self.shared_port.group, *self.ports.groups, *self.names.groups):
+            group.hand_on()
 
     # Clients
 

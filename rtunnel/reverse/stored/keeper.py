@@ -85,8 +85,11 @@ class Keeper:
         kept = {local for source in self.sources() for _, local in source.pairs}
         return max(sum(end not in kept for end in self._visitors), self.link_streams())
 
-    def put_all(self) -> list[Any]:
-        """Put away all who can be. Return the links of which any are."""
+    def put_all(self, waiting: Sequence[Frozen] = ()) -> list[Any]:
+        """Put away all who can be. Return the links of which any are.
+
+        :param waiting: those who wait for a client, and have no link.
+        """
         times = Times(self._clock.seconds, time.time)
         peers: list[State] = []
         left: list[Frozen] = []
@@ -109,16 +112,25 @@ class Keeper:
             if visitors:
                 peers.append({"whose": whose, "cipher": int(source.cipher), "visitors": visitors})
                 sessions.append(source.session)
+        left += (kept := [each for each in waiting if self._has_room(each)])
+        state: State = {"peers": peers}
+        if kept:
+            state["waiting"] = [each.state for each in kept]
         try:
             if left:
-                self._store.put({"peers": peers}, [each.fileno() for frozen in left for each in frozen.sockets])
+                self._store.put(state, [each.fileno() for frozen in left for each in frozen.sockets])
                 _log.info("{count} visitors are left for the process that follows", count=len(left))
         except OSError as error:
             _log.warn("visitors cannot be left for the next process, and are cut off: {why}", why=error)
         finally:
-            for frozen in left:
+            for frozen in (*left, *waiting):
                 frozen.close()
         return sessions
+
+    def _has_room(self, waiting: Frozen) -> bool:
+        self._bytes -= len(json.dumps(waiting.state))
+        self._store.room -= len(waiting.sockets)
+        return self._bytes >= 0 and self._store.room >= 0
 
 
 class IRevived(Protocol):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from os import fstat
 from typing import Any, Protocol
 
 from rtunnel.relay.local_socket import LocalSocket
@@ -84,15 +85,14 @@ def put(pair: Pair, visitors: Visitors, owners: IOwners, times: Times) -> Frozen
     if local is not None:
         visitors.release(local)
     left.state["counted"] = counted
+    return name_sockets(left)
+
+
+def name_sockets(left: Frozen) -> Frozen:
+    """Let the state say which sockets it is about; see :meth:`Sockets.take`."""
     # The number of a socket stays the same in any process.
-    left.state["sockets"] = [str(_inode(each)) for each in left.sockets]
+    left.state["sockets"] = [str(fstat(each.fileno()).st_ino) for each in left.sockets]
     return left
-
-
-def _inode(sock: socket.socket) -> int:
-    from os import fstat
-
-    return fstat(sock.fileno()).st_ino
 
 
 class Sockets:

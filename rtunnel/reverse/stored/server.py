@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
+
 from rtunnel.access.public import Public
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.data_connections import DataPool
-from rtunnel.reverse.carriers.frozen import Pair, Thawing
-from rtunnel.reverse.public import Owner
+from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing
+from rtunnel.reverse.public import Owner, Visitor
+from rtunnel.reverse.stored.held import read_place, release, wait_on, write, write_place
 from rtunnel.reverse.stored.keeper import IStore, Keeper, Source, take_all
 from rtunnel.reverse.stored.peers import AbsentClient, write_client
-from rtunnel.reverse.stored.pools import Sockets, pairs_of
+from rtunnel.reverse.stored.pools import GARBAGE, Sockets, name_sockets, pairs_of
 from rtunnel.wire.data.frozen import Fields, State
 from rtunnel.wire.data.keys import Root
 from rtunnel.wire.data.seal import Cipher
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 #: The highest number of a tunnel.
 LAST_TUNNEL = 2**32 - 1
 
+_log = Logger()
+
 
 class Owners:
     """See :class:`~rtunnel.reverse.stored.pools.IOwners`."""
@@ -35,16 +41,12 @@ class Owners:
 
     def write(self, owner: Any) -> State:
         """Write down the place to which a visitor has come."""
-        public = owner.public
-        return {"place": [public.port, public.protocol, public.host, public.path], "number": owner.number}
+        return {"place": write_place(owner.public), "number": owner.number}
 
     def read(self, state: Fields) -> Owner:
         """Return it, for the client that is waited for."""
         assert self.client is not None
-        port, protocol, host, path = state.all("place")
-        if not (port is None or type(port) is int) or not all(isinstance(each, str) for each in (protocol, host, path)):
-            raise ValueError("a place that cannot be")
-        public = Public(port, protocol, host, path)
+        public = read_place(state.all("place"))
         return Owner(public, self.client.known_as, self.client, state.number("number", LAST_TUNNEL))
 
 
@@ -54,6 +56,17 @@ class ServerKeeper(Keeper):
     def __init__(self, server: TunnelServer, store: IStore) -> None:
         super().__init__(server.reactor, server.visitors, Owners(), store)
         self._server = server
+        # Those who wait for clients.
+        self._waiting: list[Frozen] = []
+        self._has_left = False
+
+    def take_waiting(self, public: Public, visitor: Visitor, left: float | None) -> bool:
+        """Put a visitor away who waits; see :data:`~rtunnel.reverse.server.held.Heir`."""
+        state = None if self._has_left else write(public, visitor, left)
+        if state is None:
+            return False
+        self._waiting.append(name_sockets(Frozen(state, [release(visitor)])))
+        return True
 
     def _pools(self) -> Iterator[tuple[Any, DataPool]]:
         for session in list(self._server.sessions):
@@ -77,7 +90,8 @@ class ServerKeeper(Keeper):
 
     async def leave(self) -> None:
         """See :class:`~rtunnel.upkeep.draining.IKeeper`. Clients whose visitors stay are told to come again."""
-        sessions = set(self.put_all())
+        waiting, self._waiting, self._has_left = self._waiting, [], True
+        sessions = set(self.put_all(waiting))
         self._server.kept.patience = inf
         for session in self._server.links:
             if session in sessions:
@@ -130,3 +144,14 @@ def take_back(server: TunnelServer, state: State, sockets: Sockets) -> None:
         return RevivedPool(owners.client, server, cipher)
 
     take_all(state, sockets, server.reactor, server.visitors, owners, build)
+    count, waiting = 0, []
+    with suppress(*GARBAGE):  # there are none
+        waiting = Fields(state).all("waiting")
+    for each in waiting:
+        with suppress(*GARBAGE):
+            fields = Fields(each)
+            [name] = fields.all("sockets")
+            [sock] = sockets.take([name])
+            count += wait_on(server, fields, sock)
+    if count:
+        _log.info("{count} visitors of the last process wait on", count=count)
