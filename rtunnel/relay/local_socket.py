@@ -50,17 +50,8 @@ class LocalSocket(PolledSocket):
     """
 
     __slots__ = (
-        "_bulk",
-        "_ended",
-        "_ending",
-        "_finished",
-        "_kept",
-        "_last_bytes",
-        "_on_end",
-        "_was_reset",
-        "far",
-        "is_broken",
-        "touched",
+        *("_bulk", "_ended", "_ending", "_finished", "_kept", "_last_bytes", "_on_end", "_was_reset"),
+        *("far", "is_broken", "touched"),
     )
 
     def __init__(
@@ -210,6 +201,36 @@ class LocalSocket(PolledSocket):
             self._last_bytes.cancel()
         self._close(reset=reset)
         on_end(self)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the socket works, and the stream has not broken."""
+        return self._number >= 0 and not (self.is_broken or self._was_reset or self._last_bytes is not None)
+
+    def freeze(self) -> dict[str, Any]:
+        """Return all that is to be known beside the socket. This is out of use afterwards."""
+        ends = {"ending": self._ending, "finished": self._finished, "ended": self._ended}
+        counts = {"received": self.bytes_received, "sent": self.bytes_sent}
+        self.far = None
+        return {**ends, **counts, "waiting": self.detach()}
+
+    def thaw(self, waiting: bytes, ending: bool, finished: bool, ended: bool, received: int, sent: int) -> None:
+        """Be what another one was at :meth:`freeze`. Nothing is read before :meth:`go_on`."""
+        self.bytes_received, self.bytes_sent = received, sent
+        self._ending, self._finished, self._ended = ending, finished, ended
+        if finished:
+            self._set_linger(SEND_ON_CLOSE)
+        if waiting:
+            self._append(waiting)
+            if self.far is not None:
+                self.far.stop_reading()
+
+    def go_on(self, *, has_room: bool) -> None:
+        """Go on behind :meth:`thaw`. With *has_room*, the far side takes bytes now."""
+        if has_room and not self._ended:
+            self.start()
+        if self._ending and not self._writing:
+            self._half_close()
 
     # Called by the reactor
 

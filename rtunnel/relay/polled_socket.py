@@ -148,6 +148,25 @@ class PolledSocket:
         self._drop_pipe()
         self._watch_room(False)
 
+    def detach(self) -> bytes:
+        """Leave the poller, as another process goes on with the socket. Return what waits, also in a pipe.
+
+        Nothing is read or written here any more. It is for the caller to close the socket.
+        """
+        pieces = [bytes(self._pending)]
+        pipe = self._pipe
+        while pipe is not None and pipe.count:
+            piece = os.read(pipe.read_end, pipe.count)
+            pipe.count -= len(piece)
+            pieces.append(piece)
+        pieces.append(self._behind)
+        self._drop()
+        # As another process has the socket too, closing it does not take it out of the epoll.
+        self._watch_bytes(False)
+        self._poller.forget(self)
+        self._number = -1
+        return b"".join(pieces)
+
     def _close(self, *, reset: bool) -> None:
         """Leave the poller, and close the socket.
 

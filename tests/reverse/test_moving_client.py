@@ -77,7 +77,7 @@ class Moving:
         await until(lambda: not self.client.visitors, "the visitor's end")
         await until(lambda: self.session.link.stream_count == 0, "the stream's end")
         visits = self.session.data._visits
-        assert not visits._used
+        assert not visits.used
         assert not visits._on_link
         assert not self.session.moved_early
 

@@ -200,7 +200,7 @@ class Tunnel:
         visits = client.link.session.data._visits
         await until(lambda: not self._pool._busy, "free connections")
         assert not self._pool._used
-        assert not visits._used
+        assert not visits.used
         assert self._pool._on_link == visits._on_link == 0
         assert not any(session.link.streams or session.link.lingering for session in self.links)
         assert not client.link.session.moved_early

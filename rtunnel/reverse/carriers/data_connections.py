@@ -17,10 +17,12 @@ from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.reverse.carriers.in_use import InUse
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
 from rtunnel.reverse.carriers.moving import STAYED, MovingStream, SilentStreams, has_stayed, take_those_at_rest
 from rtunnel.reverse.carriers.pool_size import PoolSize
-from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
+from rtunnel.reverse.carriers.record_interfaces import ILocal
+from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
 from rtunnel.reverse.carriers.waiting import PATIENCE, Waiting
@@ -46,13 +48,13 @@ class DataPool:
     :param root: what both ends of the link have agreed on.
     :param waits: a visitor that finds no connection waits for one instead of going by the link.
     :ivar is_sealed: whether records are sealed.
+    :ivar in_use: connections in use, and the local sides of their streams.
     """
 
     log = DebugLog()
 
     def __init__(self, session: ICarrierSession, server: ICarrierServer, root: Root, *, waits: bool) -> None:
-        self.reactor = server.reactor
-        self._session, self._server = session, server
+        self._session, self._server, self.reactor = session, server, server.reactor
         self._cipher, self._waits = root.cipher, waits
         self.is_sealed = root.cipher is not Cipher.NONE
         self._most, self._wished_at = server.pool_size, 0.0
@@ -60,12 +62,11 @@ class DataPool:
         # Connections whose client is not proved yet, with the ids of their tickets; those that wait; and the others.
         self._unproved: dict[RecordSocket, bytes] = {}
         self._idle: dict[RecordSocket, None] = {}
-        self._busy: dict[RecordSocket, None] = {}
-        self._used: dict[LocalSocket | RecordStream, None] = {}
+        self.in_use = InUse(root.cipher, self._ended, self.holds, self._changed)
+        self._busy, self._used = self.in_use.connections, self.in_use.relays
         self._waiting: dict[Waiting, None] = {}
         # Of those that are used, how many count as streams of the link still.
-        self._on_link, self._closed = 0, False
-        self._silent = SilentStreams()
+        self._on_link, self._closed, self._silent = 0, False, SilentStreams()
         self._move_call: IDelayedCall | None = None
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
@@ -100,7 +101,7 @@ class DataPool:
             self.proved(connection)
 
     def proved(self, connection: RecordSocket) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Spend the ticket."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.IUser`. Spend the ticket."""
         id = self._unproved.pop(connection)
         if not self._server.tickets.spend(id):
             connection.cut()
@@ -112,10 +113,10 @@ class DataPool:
         self._available(connection)
 
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Only a client gets visitors."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.IUser`. Only a client gets visitors."""
 
     def freed(self, connection: RecordSocket) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.IUser`."""
         self._busy.pop(connection, None)
         if self._closed or not connection.state.can_open:
             connection.cut()
@@ -124,7 +125,7 @@ class DataPool:
             self._available(connection)
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.IUser`."""
         self._unproved.pop(connection, None)
         self._idle.pop(connection, None)
         self._busy.pop(connection, None)
@@ -134,7 +135,7 @@ class DataPool:
             self._server.log_limiter.warn(text, peer=self._session.peer_name, why=why)
 
     def holds(self, count: int) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.IUser`."""
         self._session.memory.add(count)
 
     def _available(self, connection: RecordSocket) -> None:
@@ -278,10 +279,13 @@ class DataPool:
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
-        self._session.count_streams()
-        self._look_whether_over()
+        self._changed()
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
+
+    def _changed(self) -> None:
+        self._session.count_streams()
+        self._look_whether_over()
 
     def _look_whether_over(self) -> None:
         """Leave the session once nothing is left. A client that frees no connection is not forgotten before."""
@@ -365,9 +369,7 @@ class DataPool:
             connection.tick(now)
         take_those_at_rest(self._used)
         while self._waiting and (waiting := next(iter(self._waiting))).until <= now:
-            what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
-            name, peer = waiting.visitor.name, self._session.peer_name
-            self._server.log_limiter.warn(what, visitor=name, peer=peer, seconds=PATIENCE)
+            waiting.say_late(self._server.log_limiter, self._session.peer_name)
             self.turn_away(waiting)
         if self._idle:
             self._move_soon()

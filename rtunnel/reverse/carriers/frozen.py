@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rtunnel.relay import frozen as local_side
 from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.local_socket import LocalSocket
-from rtunnel.reverse.carriers.record_socket import IUser, RecordSocket
+from rtunnel.reverse.carriers.in_use import InUse, Pair
+from rtunnel.reverse.carriers.record_interfaces import IUser
+from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.wire.data.frozen import Fields, State, text_of
-from rtunnel.wire.data.records import SealedReader
 from rtunnel.wire.data.seal import Cipher, Seal
 from rtunnel.wire.limits import LinkLimits
 
@@ -26,11 +26,6 @@ from rtunnel.wire.limits import LinkLimits
 MOST_COUNTED = 2**63 - 1
 #: How many bytes the rest of a frozen pair takes as JSON, with its seals and whose it is.
 REST = 2048
-
-
-#: A data connection in use, and the local side of its stream. None: that has nothing more to do, and the other one
-#: still sends its last bytes.
-Pair = tuple[RecordSocket | None, LocalSocket | None]
 
 
 @dataclass(slots=True)
@@ -54,16 +49,15 @@ def can_freeze(connection: RecordSocket | None, local: LocalSocket | None) -> bo
     """Return whether another process could go on with a :data:`Pair`."""
     if connection is None:
         return local is not None and local.far is None and local_side.can_freeze(local)
-    works = connection.fileno() >= 0 and connection.is_proved and not connection._is_broken
-    if not works or connection.waiting > local_side.MOST_WAITING:
+    if not connection.is_sound or connection.waiting > local_side.MOST_WAITING:
         return False
     if local is None:
-        other = connection._local
+        other = connection.local
         is_left = other is None or (isinstance(other, LocalSocket) and other.fileno() < 0)
         is_idle = connection.is_idle and not unacknowledged(connection.socket)
         return is_left and not connection.state.takes_data and not is_idle
     # Otherwise something is between the two, as where bytes are measured.
-    return connection._local is local and local.far is connection and local_side.can_freeze(local)
+    return connection.local is local and local.far is connection and local_side.can_freeze(local)
 
 
 def size_of(connection: RecordSocket | None, local: LocalSocket | None) -> int:
@@ -71,8 +65,8 @@ def size_of(connection: RecordSocket | None, local: LocalSocket | None) -> int:
     waiting = 0 if local is None else local.waiting
     name = ""
     if connection is not None:
-        waiting += connection.waiting + connection._reader.held
-        name = connection._visitor
+        waiting += connection.frozen_size
+        name = connection.visitor
     # The other end has chosen the name, which stands there twice.
     return REST + 2 * len(json.dumps(name)) + waiting * 4 // 3
 
@@ -81,28 +75,13 @@ def freeze(connection: RecordSocket | None, local: LocalSocket | None) -> Frozen
     """Take both out of use, if :func:`can_freeze` says so. Their users are not told."""
     left = Frozen({"connection": None, "local": None})
     if connection is not None:
-        left.state["connection"] = _freeze_connection(connection)
+        left.state["connection"] = connection.freeze()
         left.sockets.append(connection.socket)
     if local is not None:
-        frozen = local_side.freeze(local)
+        frozen = local.freeze()
         left.state["local"] = {**frozen, "waiting": text_of(frozen["waiting"])}
         left.sockets.append(local.socket)
     return left
-
-
-def _freeze_connection(connection: RecordSocket) -> State:
-    reader = connection._reader
-    seals = [connection._seal, reader._seal] if isinstance(reader, SealedReader) else []
-    state: State = {
-        "name": connection._visitor,
-        "seals": [seal.freeze() for seal in seals if seal is not None],
-        "stream": connection.state.freeze(),
-        "reader": reader.freeze(),
-        "waiting": text_of(local_side.take_waiting(connection)),
-    }
-    connection._local = None
-    local_side.detach(connection)
-    return state
 
 
 def _read_local(frozen: Fields) -> dict[str, Any]:
@@ -118,16 +97,12 @@ class Thawing:
     """What is needed to go on with frozen pairs.
 
     :ivar user: of the data connections.
-    :ivar on_end: called with a local side that is over.
-    :ivar kept: called with the number of bytes that are kept.
     """
 
     poller: Any
     user: IUser
     limits: LinkLimits
-    cipher: Cipher
-    on_end: Callable[[LocalSocket], None]
-    kept: Callable[[int], None]
+    in_use: InUse
     is_server: bool
 
     def thaw(self, frozen: Fields, sockets: list[socket.socket], now: float) -> Pair:
@@ -146,46 +121,36 @@ class Thawing:
                 connection = self._thaw_connection(frozen.fields("connection"), sockets[0], now, values is not None)
             local = None
             if values is not None:
-                local = local_side.thaw(self.poller, sockets[-1], connection, self.on_end, self.kept, **values)
+                use = self.in_use
+                local = local_side.thaw(self.poller, sockets[-1], connection, use.on_end, use.kept, **values)
                 if connection is not None:
                     connection.carry(local)
         except OSError:
             if connection is not None:
-                local_side.detach(connection)
+                connection.detach()
             raise
         return connection, local
 
     def _thaw_connection(self, frozen: Fields, sock: socket.socket, now: float, has_local: bool) -> RecordSocket:
-        seals = [Seal.thaw(Fields(each), self.cipher) for each in frozen.all("seals")]
-        if len(seals) != (0 if self.cipher is Cipher.NONE else 2):
+        seals = [Seal.thaw(Fields(each), self.in_use.cipher) for each in frozen.all("seals")]
+        if len(seals) != (0 if self.in_use.cipher is Cipher.NONE else 2):
             raise ValueError("the seals are missing")
-        waiting = frozen.data("waiting", local_side.MOST_WAITING)
-        name = frozen.text("name")
         pair = (seals[0], seals[1]) if seals else None
         connection = RecordSocket(self.poller, sock, self.user, self.limits, now, pair, is_server=self.is_server)
         try:
+            connection.thaw(frozen, local_side.MOST_WAITING)
             state = connection.state
-            state.thaw(frozen.fields("stream"))
-            connection._reader.thaw(frozen.fields("reader"))
             if state.is_free if has_local else state.takes_data:
                 raise ValueError("a stream without its other side")
-            connection.prove()
-            connection._visitor, connection._told_free = name, False
-            if waiting:
-                connection._append(waiting)
         except (ValueError, OSError):
-            local_side.detach(connection)
+            connection.detach()
             raise
         return connection
 
 
 def start(connection: RecordSocket | None, local: LocalSocket | None) -> None:
     """Let both go on, now that they are counted."""
-    if connection is not None and local is None:
-        connection._look_whether_over()
-    if local is None:
-        return
     if connection is not None:
-        # The other end has heard nothing for a while.
-        connection.say_alive()
-    local_side.start(local, has_room=connection is None or connection.has_room)
+        connection.go_on()
+    if local is not None:
+        local.go_on(has_room=connection is None or connection.has_room)

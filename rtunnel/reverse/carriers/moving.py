@@ -16,7 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.reverse.carriers.record_socket import ILocal, RecordSocket
+from rtunnel.reverse.carriers.record_interfaces import ILocal
+from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
 from rtunnel.reverse.carriers.sockets import has_socket
 from rtunnel.wire.data.records import READ_SIZE

@@ -9,7 +9,7 @@ relays (:mod:`rtunnel.relay.poller`), where it costs little.
 from __future__ import annotations
 
 import socket
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
@@ -18,11 +18,12 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import unacknowledged
-from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE
+from rtunnel.reverse.carriers.record_interfaces import ILocal, IUser
 from rtunnel.reverse.carriers.record_writer import MORE, RecordWriter
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import DataConnection, Ended, Opened, WasReset
+from rtunnel.wire.data.frozen import Fields, State, text_of
 from rtunnel.wire.data.records import (
     ALIVE,
     DATA,
@@ -45,47 +46,6 @@ DATAGRAMS = 2**32 - 1
 _log = DebugLog()
 
 
-class ILocal(Protocol):
-    """The local side of a stream: a :class:`~rtunnel.relay.local_socket.LocalSocket`, or a stand-in for one.
-
-    :ivar may_splice: it may take pipes.
-    """
-
-    @property
-    def may_splice(self) -> bool: ...
-    def deliver(self, data: memoryview, flags: int = 0) -> None: ...
-    def deliver_pipe(self, pipe: Pipe) -> None: ...
-    def far_ended(self) -> None: ...
-    def far_over(self) -> None: ...
-    def far_reset(self, code: str, message: str) -> None: ...
-    def has_room(self) -> None: ...
-
-
-class IUser(Protocol):
-    """Whoever gives the streams of a data connection something to do."""
-
-    def proved(self, connection: RecordSocket) -> None:
-        """Take note that the other end is proved: its first record has come."""
-
-    def opened(self, connection: RecordSocket, opened: Opened) -> None:
-        """At the client: take a visitor, by :meth:`RecordSocket.carry` or :meth:`RecordSocket.reset`."""
-
-    def freed(self, connection: RecordSocket) -> None:
-        """Take note that the stream is over, so that another one may follow."""
-
-    def holds(self, count: int) -> None:
-        """Take note that memory is taken by a record that is not complete.
-
-        :param count: in bytes.
-        """
-
-    def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
-        """Take note that the connection is lost. Not called after :meth:`RecordSocket.cut`.
-
-        :param is_breach: the other end broke the protocol.
-        """
-
-
 @implementer(IReadWriteDescriptor)
 class RecordSocket(RecordWriter):
     """One end of a data connection.
@@ -94,19 +54,12 @@ class RecordSocket(RecordWriter):
     :param sock: connected and non-blocking; this owns it from now on.
     :param seals: of what this end sends and of what it receives; None: records are plain.
     :ivar user: see :class:`IUser`.
+    :ivar visitor: whose stream it is, for the log.
     :ivar is_proved: the first record of the other end has come.
     :raises OSError: the system does not let us watch the socket.
     """
 
-    __slots__ = (
-        "_local",
-        "_reader",
-        "_told_free",
-        "_unsent",
-        "_visitor",
-        "is_proved",
-        "user",
-    )
+    __slots__ = ("_local", "_reader", "_told_free", "_unsent", "is_proved", "user", "visitor")
 
     def __init__(
         self,
@@ -124,8 +77,7 @@ class RecordSocket(RecordWriter):
         self.user = user
         self._reader: Reader = PlainReader() if opening is None else SealedReader(opening)
         self._local: ILocal | None = None
-        # Whose stream it is, for the log.
-        self._visitor = ""
+        self.visitor = ""
         self._told_free = True
         self.is_proved = False
         if seals is not None:
@@ -172,7 +124,7 @@ class RecordSocket(RecordWriter):
             record += self.state.pack(DATA, first)
         self._told_free = False
         self._local = local
-        self._visitor = visitor or f"stream {moved}"
+        self.visitor = visitor or f"stream {moved}"
         self._send(record)
 
     def carry(self, local: ILocal) -> None:
@@ -252,6 +204,58 @@ class RecordSocket(RecordWriter):
     def resume_reading(self) -> None:
         """Deliver again."""
         self._watch_bytes(True)
+
+    # Another process goes on; see rtunnel.reverse.carriers.frozen
+
+    @property
+    def local(self) -> ILocal | None:
+        """The local side of its stream; None: it is left alone, or there is no stream."""
+        return self._local
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether both ends are proved, and the connection works."""
+        return self._number >= 0 and self.is_proved and not self._is_broken
+
+    @property
+    def frozen_size(self) -> int:
+        """How many bytes :meth:`freeze` returns that are on their way."""
+        return self.waiting + self._reader.held
+
+    def freeze(self) -> State:
+        """Return all that is to be known beside the socket. This is out of use afterwards, and nobody is told."""
+        reader = self._reader
+        seals = [self._seal, reader.seal] if isinstance(reader, SealedReader) else []
+        state: State = {
+            "name": self.visitor,
+            "seals": [seal.freeze() for seal in seals if seal is not None],
+            "stream": self.state.freeze(),
+            "reader": reader.freeze(),
+            "waiting": text_of(self.detach()),
+        }
+        self._local = None
+        return state
+
+    def thaw(self, frozen: Fields, most: int) -> None:
+        """Be what another one was at :meth:`freeze`. This one is new, and has its seals.
+
+        :param most: bytes that may wait.
+        :raises ValueError: this was not called for it.
+        """
+        self.state.thaw(frozen.fields("stream"))
+        self._reader.thaw(frozen.fields("reader"))
+        self.prove()
+        self.visitor, self._told_free = frozen.text("name"), False
+        if waiting := frozen.data("waiting", most):
+            self._append(waiting)
+
+    def go_on(self) -> None:
+        """Go on behind :meth:`thaw`, now that the local side is known."""
+        if self._local is None:
+            self._look_whether_over()
+        else:
+            # The other end has heard nothing for a while.
+            self.say_alive()
 
     # Called by the reactor
 
@@ -346,7 +350,7 @@ class RecordSocket(RecordWriter):
                 self._local.far_ended()
         elif isinstance(event, Opened):
             self._told_free = False
-            self._visitor = event.visitor or f"stream {event.moved}"
+            self.visitor = event.visitor or f"stream {event.moved}"
             self.user.opened(self, event)
         elif isinstance(event, WasReset):
             self._send(event.answer)
@@ -359,7 +363,7 @@ class RecordSocket(RecordWriter):
         if local is not None:
             if DebugLog.is_wanted:
                 what = "data connection of {visitor}: the stream was reset: {code}: {text}"
-                _log.debug(what, visitor=self._visitor, code=code, text=message)
+                _log.debug(what, visitor=self.visitor, code=code, text=message)
             local.far_reset(code, message)
 
     def _look_whether_over(self) -> None:

@@ -34,7 +34,7 @@ class RecordStream:
     :param far: the data connection, whose stream is open.
     :param user: the user of the stream.
     :param on_end: called once, with this object, when the stream is over.
-    :ivar may_splice: see :class:`~rtunnel.reverse.carriers.record_socket.ILocal`.
+    :ivar may_splice: see :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`.
     """
 
     may_splice = False

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rtunnel.reverse.public import Visitor
+from rtunnel.upkeep.log_limiter import LogLimiter
+
+#: Seconds for which it waits.
+PATIENCE = 5.0
 
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
@@ -29,6 +33,14 @@ class Waiting:
     def held(self) -> int:
         """How many bytes of memory it takes."""
         return len(self.visitor.first)
+
+    def say_late(self, log: LogLimiter, peer: str) -> None:
+        """Say that it has waited for too long.
+
+        :param peer: the name of its client.
+        """
+        what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
+        log.warn(what, visitor=self.visitor.name, peer=peer, seconds=PATIENCE)
 
     def abort(self) -> None:
         """Turn the visitor away."""

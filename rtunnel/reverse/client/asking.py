@@ -13,8 +13,8 @@ from twisted.logger import LogLevel
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.client.carrying import CarryingSession
-from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.client.health import when_unhealthy
+from rtunnel.reverse.client.interfaces import IDialler
 from rtunnel.reverse.client.tunnel import Tunnel
 from rtunnel.reverse.client.wanted import Wanted, WantedTunnels
 from rtunnel.reverse.settings import ClientSettings

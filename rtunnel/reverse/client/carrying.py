@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.record_socket import RecordSocket
-from rtunnel.reverse.client.data_connections import DataConnections, IDialler
+from rtunnel.reverse.client.data_connections import DataConnections
+from rtunnel.reverse.client.interfaces import IDialler
 from rtunnel.reverse.datagrams.client_flows import ClientDatagrams, IUdpTunnel
 from rtunnel.reverse.secured import export_for_records, log_hedged
 from rtunnel.upkeep.visitors import Visitors

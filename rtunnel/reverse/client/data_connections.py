@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
@@ -23,14 +23,10 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import unacknowledged
-from rtunnel.reverse.carriers.kept import KeptConnections
+from rtunnel.reverse.carriers.in_use import InUse
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
-from rtunnel.reverse.client.pace import Pace
-from rtunnel.reverse.client.tls_hosts import TlsHosts
-from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
-from rtunnel.reverse.datagrams.client_flows import ClientFlows
-from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.upkeep.memory import Memory
+from rtunnel.reverse.client.interfaces import Cancellable, IDialler
+from rtunnel.reverse.client.visits import IUser, Visits
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import frames, messages
 from rtunnel.wire.data.connection import Opened
@@ -40,8 +36,6 @@ from rtunnel.wire.data.tickets import ClientTickets
 from rtunnel.wire.messages import DIRECT_ONLY
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from rtunnel.tls.identity import Peer
 
 #: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one,
@@ -49,43 +43,6 @@ if TYPE_CHECKING:
 KEPT = 5.0
 #: See :meth:`DataConnections.linger`, in seconds.
 LINGER = 5.0
-
-
-class IDialler(Protocol):
-    """Makes connections.
-
-    :ivar reactor: of the process.
-    :ivar memory: what the process may hold.
-    :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
-    :ivar connect_timeout: seconds that a connection to the server may take.
-    :ivar dial_timeout: seconds that one to a local service may take.
-    :ivar flows: those of UDP tunnels.
-    :ivar tls_hosts: the names whose TLS ends here.
-    :ivar hedges: what is mixed into the keys of links beside the usual.
-    :ivar is_proxied: whether the server is reached through a proxy.
-    :ivar pace: spares that proxy; None: there is none.
-    :ivar has_others: whether the client has other links.
-    """
-
-    reactor: Any
-    memory: Memory
-    poller: Any
-    connect_timeout: float
-    dial_timeout: float
-    is_proxied: bool
-    pace: Pace | None
-
-    flows: ClientFlows
-    hedges: Hedges
-    tls_hosts: TlsHosts
-    kept: KeptConnections[DataConnections]
-
-    @property
-    def has_others(self) -> bool: ...
-    def why_void(self, server: Peer) -> str: ...
-    def has_later(self, shown: x509.Certificate) -> bool: ...
-    def look_at_files(self) -> None: ...
-    def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable: ...
 
 
 @implementer(IReadDescriptor)
@@ -182,6 +139,7 @@ class DataConnections:
     :param user: the link.
     :param root: what both ends of the link have agreed on.
     :param most: connections that may be made or wait at once.
+    :ivar in_use: connections, and the local sides of their streams.
     :ivar server: who has proved to be at the other end; None: there was no proof.
     """
 
@@ -200,7 +158,8 @@ class DataConnections:
         self._descriptors = visitors.descriptors
         self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
         self._attempts: set[_Attempt] = set()
-        self._connections: set[RecordSocket] = set()
+        self.in_use = InUse(root.cipher, self._visits.ended, self._visits.kept, self._released, self._visits.used)
+        self._connections = self.in_use.connections
         # Of these, those that wait for a visitor.
         self._idle: set[RecordSocket] = set()
         # Tickets with which no connection is made yet, and until when they are kept.
@@ -256,7 +215,7 @@ class DataConnections:
             self._say(reason_of(error))
             return
         memory.add(COST)
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._idle.add(connection)
 
     def failed(self, attempt: _Attempt, why: str) -> None:
@@ -313,7 +272,7 @@ class DataConnections:
     def _leave(self, connection: RecordSocket) -> None:
         """Close a free connection; with time, once all has arrived: later, a sign of life would destroy the rest."""
         if self._hurries or not unacknowledged(connection.socket):
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             connection.cut()
 
     def holds(self, count: int) -> None:
@@ -322,7 +281,7 @@ class DataConnections:
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         """Forget a connection."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._idle.discard(connection)
         if is_breach or not connection.is_proved:
             self._say(why)
@@ -370,6 +329,14 @@ class DataConnections:
         them, it may have sent them some."""
         self._lingers = is_on
 
+    def _released(self) -> None:
+        self._user.count_streams()
+
+    @property
+    def is_dialling(self) -> bool:
+        """Whether a visitor's service is being dialled."""
+        return self._visits.is_dialling
+
     @property
     def stream_count(self) -> int:
         """How many visitors there are, without those that count as streams of the link still."""
@@ -395,6 +362,7 @@ class DataConnections:
         self._visits.close(cut=cut, tail=tail)
         if cut:
             self._cut_idle()
-            connections, self._connections = self._connections, set()
+            connections = list(self._connections)
+            self._connections.clear()
             for connection in connections:
                 connection.cut()

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from rtunnel.reverse.carriers.kept import KeptConnections
+from rtunnel.reverse.client.pace import Pace
+from rtunnel.reverse.client.tls_hosts import TlsHosts
+from rtunnel.reverse.datagrams.client_flows import ClientFlows
+from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.traffic.accounts import Account
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import IServed, Visitors
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from rtunnel.tls.hosts import Host
+    from rtunnel.tls.identity import Peer
 
 
 class IService(Protocol):
@@ -48,3 +57,46 @@ class IService(Protocol):
         :param who: his address; empty: unknown.
         :param carrier: how he travels.
         """
+
+
+class Cancellable(Protocol):
+    """An attempt to connect."""
+
+    def cancel(self) -> None: ...
+
+
+class IDialler(Protocol):
+    """Makes connections.
+
+    :ivar reactor: of the process.
+    :ivar memory: what the process may hold.
+    :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
+    :ivar connect_timeout: seconds that a connection to the server may take.
+    :ivar dial_timeout: seconds that one to a local service may take.
+    :ivar flows: those of UDP tunnels.
+    :ivar tls_hosts: the names whose TLS ends here.
+    :ivar hedges: what is mixed into the keys of links beside the usual.
+    :ivar is_proxied: whether the server is reached through a proxy.
+    :ivar pace: spares that proxy; None: there is none.
+    :ivar has_others: whether the client has other links.
+    """
+
+    reactor: Any
+    memory: Memory
+    poller: Any
+    connect_timeout: float
+    dial_timeout: float
+    is_proxied: bool
+    pace: Pace | None
+
+    flows: ClientFlows
+    hedges: Hedges
+    tls_hosts: TlsHosts
+    kept: KeptConnections[Any]
+
+    @property
+    def has_others(self) -> bool: ...
+    def why_void(self, server: Peer) -> str: ...
+    def has_later(self, shown: x509.Certificate) -> bool: ...
+    def look_at_files(self) -> None: ...
+    def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable: ...

@@ -17,7 +17,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.asking import AskingSession
-from rtunnel.reverse.client.data_connections import IDialler
+from rtunnel.reverse.client.interfaces import IDialler
 from rtunnel.reverse.client.tunnel import Tunnel
 from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.settings import ClientSettings

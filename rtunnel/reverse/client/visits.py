@@ -29,7 +29,7 @@ from rtunnel.reverse.carriers.moving import MovingStream, take_those_at_rest
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
-from rtunnel.reverse.client.interfaces import IService
+from rtunnel.reverse.client.interfaces import Cancellable, IService
 from rtunnel.traffic.accounts import CONNECTION
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -62,12 +62,6 @@ class IUser(Protocol):
     def carry_datagrams(self, connection: RecordSocket) -> None: ...
     def dialled(self, service: Any) -> None: ...
     def dial_failed(self, service: Any, failure: Failure) -> None: ...
-
-
-class Cancellable(Protocol):
-    """An attempt to connect."""
-
-    def cancel(self) -> None: ...
 
 
 class _Visit:
@@ -166,6 +160,7 @@ class Visits:
     :param poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :param dial_timeout: seconds that a service has to accept a connection.
     :ivar kept: called with the number of bytes that are kept for a visitor.
+    :ivar used: the local sides of the streams.
     """
 
     log = DebugLog()
@@ -177,7 +172,7 @@ class Visits:
         self._visitors = visitors
         self.kept = user.memory.add
         self._dialling: dict[_Visit, None] = {}
-        self._used: set[LocalSocket | RecordStream] = set()
+        self.used: dict[Any, None] = {}
         # Of those that are used, how many count as streams of the link still.
         self._on_link = 0
         self._tail: IDelayedCall | None = None
@@ -202,10 +197,10 @@ class Visits:
             )
         if service.tls is not None:
             end = self._user.end_tls(service, opened.visitor)
-            stream = RecordStream(connection, end, self._ended)
+            stream = RecordStream(connection, end, self.ended)
             end.attach(stream)
             connection.carry(stream)
-            self._used.add(stream)
+            self.used[stream] = None
             service.serve(end, self._visitors, opened.visitor, CONNECTION)
             self._count()
             self.kept(stream.held)
@@ -242,9 +237,9 @@ class Visits:
 
     def _made_at_once(self, connection: RecordSocket, service: IService, opened: Opened, theirs: socket.socket) -> None:
         """Relay between a visitor and its service, which is on this machine and has accepted."""
-        relay = LocalSocket(self._poller, theirs, connection, self._ended, self.kept)
+        relay = LocalSocket(self._poller, theirs, connection, self.ended, self.kept)
         connection.carry(relay)
-        self._used.add(relay)
+        self.used[relay] = None
         service.serve(relay, self._visitors, opened.visitor, CONNECTION)
         if header := service.header(opened.visitor):
             relay.deliver(memoryview(header))
@@ -258,7 +253,7 @@ class Visits:
         for visit in list(self._dialling):
             if visit.until <= now:
                 self.gone(visit, Failure(ConnectTimeout()))
-        take_those_at_rest(self._used)
+        take_those_at_rest(self.used)
 
     # Until the service is connected
 
@@ -275,7 +270,7 @@ class Visits:
             self.made(visit, theirs)
             return
         # Twisted's TLS, for example.
-        stream = RecordStream(visit.connection, end, self._ended)
+        stream = RecordStream(visit.connection, end, self.ended)
         end.attach(stream)
         self._relay(visit, stream, end)
 
@@ -285,14 +280,14 @@ class Visits:
 
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
         """Relay between a visitor and its service, which has accepted."""
-        relay = LocalSocket(self._poller, theirs, visit.connection, self._ended, self.kept)
+        relay = LocalSocket(self._poller, theirs, visit.connection, self.ended, self.kept)
         self._relay(visit, relay, relay)
         relay.start()
 
     def _relay(self, visit: _Visit, local: LocalSocket | RecordStream, end: LocalSocket | SocketEnd) -> None:
         self._user.dialled(visit.service)
         self.kept(local.held)
-        self._used.add(local)
+        self.used[local] = None
         self._visitors.replace(visit, end)
         visit.dial = None  # no circle
         self._forget(visit)
@@ -331,8 +326,8 @@ class Visits:
             connection.reset(Code.CONNECTION_LOST, "that stream is over")
             return
         self._visitors.moved(end)
-        moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self._ended)
-        self._used.add(moving)
+        moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self.ended)
+        self.used[moving] = None
         self._on_link += 1
         moving.start()
         self._count()
@@ -343,9 +338,9 @@ class Visits:
 
     def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a service whose visitor has moved."""
-        relay = LocalSocket(self._poller, sock, connection, self._ended, self.kept)
-        self._used.discard(moving)
-        self._used.add(relay)
+        relay = LocalSocket(self._poller, sock, connection, self.ended, self.kept)
+        self.used.pop(moving, None)
+        self.used[relay] = None
         self._visitors.replace(moving.end, relay)
         connection.carry(relay)
         if connection.has_room:
@@ -354,25 +349,31 @@ class Visits:
 
     # Relays
 
-    def _ended(self, used: LocalSocket | RecordStream) -> None:
-        self._used.discard(used)
+    def ended(self, used: LocalSocket | RecordStream) -> None:
+        """Forget the local side of a stream that is over."""
+        self.used.pop(used, None)
         if isinstance(used, LocalSocket):
             self._visitors.discard(used)
         self._count()
-        if self._tail is not None and not self._used and self._tail.active():
+        if self._tail is not None and not self.used and self._tail.active():
             self._tail.cancel()
 
     def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | _Visit]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
         for visit in self._dialling:
             yield COST + visit.kept + visit.connection.held, visit
-        for used in self._used:
+        for used in self.used:
             yield used.held, used
+
+    @property
+    def is_dialling(self) -> bool:
+        """Whether a visitor's service is being dialled."""
+        return bool(self._dialling)
 
     @property
     def count(self) -> int:
         """How many visitors there are, without those that count as streams of the link still."""
-        return len(self._used) + len(self._dialling) - self._on_link
+        return len(self.used) + len(self._dialling) - self._on_link
 
     def _count(self) -> None:
         self._user.count_streams()
@@ -392,7 +393,7 @@ class Visits:
         for visit in list(self._dialling) if cut or tail else ():
             visit.abort()
         if cut:
-            for used in list(self._used):
+            for used in list(self.used):
                 used.abort()
-        elif tail and self._used and self._tail is None:
+        elif tail and self.used and self._tail is None:
             self._tail = self._user.clock.callLater(TAIL, self.close)

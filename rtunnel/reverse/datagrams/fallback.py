@@ -70,7 +70,7 @@ class NewestBytes:
 
 
 class Fallback:
-    """The local side of a data connection's stream, see :class:`~rtunnel.reverse.carriers.record_socket.ILocal`.
+    """The local side of a data connection's stream, see :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`.
 
     :param clock: provides the time.
     :param received: called with each message.

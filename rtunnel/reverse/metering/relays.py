@@ -90,7 +90,7 @@ class MeteredRelay:
 
     @property
     def may_splice(self) -> bool:
-        """See :class:`IFar` and :class:`~rtunnel.reverse.carriers.record_socket.ILocal`.
+        """See :class:`IFar` and :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`.
 
         The bandwidth must be so high that this does not make it jerky.
         """
@@ -150,7 +150,7 @@ class MeteredRelay:
     # For the data connection, see ILocal
 
     def deliver(self, data: memoryview, flags: int = 0) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`."""
         if self.local is None:
             return
         if len(data) <= self._meter.piece and not self._rest:
@@ -175,7 +175,7 @@ class MeteredRelay:
             self.local.far_ended()
 
     def deliver_pipe(self, pipe: Pipe) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`."""
         count = pipe.count
         assert self.local is not None
         self.local.deliver_pipe(pipe)
@@ -186,26 +186,26 @@ class MeteredRelay:
             self._far.stop_reading()
 
     def far_ended(self) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`."""
         self._has_ended = True
         self._deliver_rest()
 
     def far_over(self) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`. What is left goes out at once."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`. What is left goes out at once."""
         self._deliver_rest(at_once=True)
         local, _ = self._leave()
         if local is not None:
             local.far_over()
 
     def far_reset(self, code: str, message: str) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`. What is left goes out at once."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`. What is left goes out at once."""
         self._deliver_rest(at_once=True)
         local, _ = self._leave()
         if local is not None:
             local.far_reset(code, message)
 
     def has_room(self) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_interfaces.ILocal`."""
         self._is_far_full = False
         if self.local is not None and not self._meter.up.is_waiting:
             self.local.has_room()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.task import deferLater
 
 from rtunnel.errors import Code
-from rtunnel.reverse.carriers.frozen import Pair, Thawing
+from rtunnel.reverse.carriers.frozen import Thawing
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.links.link import LET_GO, LOOK_EVERY, LinkService
 from rtunnel.reverse.client.links.links import Links
@@ -62,9 +62,8 @@ class ClientKeeper(Keeper):
             if session is not None and session.known_as is not None:
                 held += [(session.known_as, session, data) for data in session.all_data]
             for known_as, of, data in held:
-                pairs = list(pairs_of(data._visits._used, data._connections))
                 whose = partial(_write_server, link, known_as, data, of.payer)
-                yield Source(whose, data._cipher, pairs, partial(_release, data), of)
+                yield Source(whose, data.in_use, list(pairs_of(data.in_use)), of)
 
     def link_streams(self) -> int:
         """See :class:`Keeper`."""
@@ -89,16 +88,7 @@ class ClientKeeper(Keeper):
 
     @property
     def _is_dialling(self) -> bool:
-        return any(data._visits._dialling for link in self._links.all for _, _, data in link.kept)
-
-
-def _release(data: DataConnections, pair: Pair) -> None:
-    connection, local = pair
-    if connection is not None:
-        data._connections.discard(connection)
-    if local is not None:
-        data._visits._used.discard(local)
-    data._visits._user.count_streams()
+        return any(data.is_dialling for link in self._links.all for _, _, data in link.kept)
 
 
 class AbsentServer:
@@ -148,19 +138,7 @@ class RevivedConnections(DataConnections):
         self.close(cut=False)
         self.server = server.identity
         self._absent, self._link = server, link
-        self.thawing = Thawing(
-            link.poller, self, link.settings.limits, cipher, self._visits._ended, self._visits.kept, is_server=False
-        )
-
-    def add(self, pair: Pair) -> None:
-        """Go on with a pair."""
-        connection, local = pair
-        if connection is not None:
-            self._connections.add(connection)
-            self.holds(connection.held)
-        if local is not None:
-            self._visits._used.add(local)
-            self.holds(local.held)
+        self.thawing = Thawing(link.poller, self, link.settings.limits, self.in_use, is_server=False)
 
     def keep(self) -> None:
         """Wait for the link."""

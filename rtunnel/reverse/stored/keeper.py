@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing, size_of, start
+from rtunnel.reverse.carriers.frozen import Frozen, Thawing, size_of, start
+from rtunnel.reverse.carriers.in_use import InUse, Pair
 from rtunnel.reverse.stored.pools import GARBAGE, IOwners, Sockets, Times, put, take
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data.frozen import Fields, State
@@ -45,14 +46,12 @@ class Source:
     """What one link has, or has left.
 
     :ivar whose: returns what must be known of the other end.
-    :ivar release: called with a pair that is put away.
     :ivar session: the link.
     """
 
     whose: Callable[[], State]
-    cipher: Cipher
+    in_use: InUse
     pairs: list[Pair]
-    release: Callable[[Pair], None]
     session: Any
 
 
@@ -108,9 +107,9 @@ class Keeper:
                 self._store.room -= len(frozen.sockets)
                 left.append(frozen)
                 visitors.append(frozen.state)
-                source.release(pair)
+                source.in_use.release(pair)
             if visitors:
-                peers.append({"whose": whose, "cipher": int(source.cipher), "visitors": visitors})
+                peers.append({"whose": whose, "cipher": int(source.in_use.cipher), "visitors": visitors})
                 sessions.append(source.session)
         left += (kept := [each for each in waiting if self._has_room(each)])
         state: State = {"peers": peers}
@@ -138,7 +137,6 @@ class IRevived(Protocol):
 
     thawing: Thawing
 
-    def add(self, pair: Pair) -> None: ...
     def keep(self) -> None: ...
 
 
@@ -167,7 +165,7 @@ def take_all(
                     except GARBAGE as error:
                         problems.append(error)
                         continue
-                    revived.add(pair)
+                    revived.thawing.in_use.add(pair)
                     start(*pair)
                     count += 1
                 revived.keep()

@@ -6,7 +6,7 @@ pairs_of() -> put() ------------ JSON and descriptors ------------> take()
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from os import fstat
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.reverse.carriers import frozen
-from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing
+from rtunnel.reverse.carriers.frozen import Frozen, Thawing
+from rtunnel.reverse.carriers.in_use import InUse, Pair
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.upkeep.visitors import Counted, Visitors
 from rtunnel.wire.data.frozen import Fields, State
@@ -25,18 +26,14 @@ MOST_DESCRIPTORS = 64
 GARBAGE = (ValueError, TypeError, LookupError, OverflowError)
 
 
-def pairs_of(used: Iterable[Any], connections: Iterable[RecordSocket]) -> Iterator[Pair]:
-    """Yield what another process can go on with.
-
-    :param used: the local sides of all streams.
-    :param connections: all that are in use.
-    """
-    for local in used:
+def pairs_of(in_use: InUse) -> Iterator[Pair]:
+    """Yield what another process can go on with."""
+    for local in in_use.relays:
         if isinstance(local, LocalSocket):
             connection = local.far
             if (connection is None or isinstance(connection, RecordSocket)) and frozen.can_freeze(connection, local):
                 yield connection, local
-    for connection in connections:
+    for connection in in_use.connections:
         if frozen.can_freeze(connection, None):
             yield connection, None
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from rtunnel.access.public import Public
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.data_connections import DataPool
-from rtunnel.reverse.carriers.frozen import Frozen, Pair, Thawing
+from rtunnel.reverse.carriers.frozen import Frozen, Thawing
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.stored.held import read_place, release, wait_on, write, write_place
 from rtunnel.reverse.stored.keeper import IStore, Keeper, Source, take_all
@@ -81,8 +81,7 @@ class ServerKeeper(Keeper):
     def sources(self) -> Iterator[Source]:
         """See :class:`Keeper`."""
         for session, pool in self._pools():
-            pairs = list(pairs_of(pool._used, pool._busy))
-            yield Source(partial(write_client, session), pool._cipher, pairs, partial(_release, pool), session)
+            yield Source(partial(write_client, session), pool.in_use, list(pairs_of(pool.in_use)), session)
 
     def link_streams(self) -> int:
         """See :class:`Keeper`."""
@@ -98,16 +97,6 @@ class ServerKeeper(Keeper):
                 session.close(Code.TAKEN_OVER, "the server is started again")
 
 
-def _release(pool: DataPool, pair: Pair) -> None:
-    connection, local = pair
-    if connection is not None:
-        pool._busy.pop(connection, None)
-    if local is not None:
-        pool._used.pop(local, None)
-    pool._session.count_streams()
-    pool._look_whether_over()
-
-
 class RevivedPool(DataPool):
     """What the last process has left of a link. It takes no visitors, and waits for the client's next link."""
 
@@ -116,19 +105,7 @@ class RevivedPool(DataPool):
         super().__init__(client, server, Root(secrets.token_bytes(32), cipher), waits=False)
         self.close(cut=False)
         self._client, self._kept = client, server.kept
-        self.thawing = Thawing(
-            server.poller, self, server.settings.limits, cipher, self._ended, self.holds, is_server=True
-        )
-
-    def add(self, pair: Pair) -> None:
-        """Go on with a pair."""
-        connection, local = pair
-        if connection is not None:
-            self._busy[connection] = None
-            self.holds(connection.held)
-        if local is not None:
-            self._used[local] = None
-            self.holds(local.held)
+        self.thawing = Thawing(server.poller, self, server.settings.limits, self.in_use, is_server=True)
 
     def keep(self) -> None:
         """Wait for the client."""

@@ -193,10 +193,10 @@ class SealedReader:
     :param seal: of what the other end sends.
     """
 
-    __slots__ = ("_have", "_record", "_seal", "left", "most", "number", "taken")
+    __slots__ = ("_have", "_record", "left", "most", "number", "seal", "taken")
 
     def __init__(self, seal: Seal) -> None:
-        self._seal = seal
+        self.seal = seal
         # The record of which a part has come; as long as it is not known how long it is, only its header.
         self._record: memoryview | None = None
         self._have = 0
@@ -233,7 +233,7 @@ class SealedReader:
             if end > size:
                 break
             payload = _OPENED[opened : opened + length]
-            self._seal.unseal(data[offset:start], data[start:end], payload)
+            self.seal.unseal(data[offset:start], data[start:end], payload)
             records.append((kind, number, payload))
             opened += length
             offset = end
@@ -254,7 +254,7 @@ class SealedReader:
 
     def rest(self) -> None:
         """See :class:`Reader`."""
-        self._seal.rest()
+        self.seal.rest()
 
     def freeze(self) -> State:
         """See :class:`Reader`."""

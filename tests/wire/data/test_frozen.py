@@ -32,7 +32,7 @@ def thawed(end: End, cipher: Cipher) -> End:
         assert isinstance(end.reader, SealedReader)
         both = (
             Seal.thaw(through_json(end.state._seal.freeze()), cipher),
-            Seal.thaw(through_json(end.reader._seal.freeze()), cipher),
+            Seal.thaw(through_json(end.reader.seal.freeze()), cipher),
         )
     new = End(both, is_server=end.is_server)
     new.state.thaw(through_json(end.state.freeze()))

@@ -24,12 +24,12 @@ from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
+from rtunnel.reverse.client.interfaces import Cancellable
 from rtunnel.reverse.client.links.interfaces import ILinks
 from rtunnel.reverse.client.links.targets import Target, address_key, find_targets, in_turn
 from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.session import ClientSession
-from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.upkeep import AGENT
