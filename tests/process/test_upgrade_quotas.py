@@ -50,7 +50,7 @@ def test_what_the_old_ones_use_counts(ends: Ends, successors: Successors, tmp_pa
         poll(lambda: "visitors 1" in rtunnel("status", str(ends.server.pid))[1], PATIENCE, "a visitor")
         second_process = successors.upgrade(ends.server.pid)
         with Visitor(ends.public, b"hold") as second:
-            # One who waits, as the client is not back yet, would be turned away.
+            # One who waits, as the client is not back yet, would go on to the newest.
             poll(lambda: "visitors 2" in rtunnel("status", str(ends.client.pid))[1], PATIENCE, "both at the client")
             newest = successors.upgrade(second_process)
             for visitor in (first, second):

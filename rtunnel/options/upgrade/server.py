@@ -102,6 +102,11 @@ class ServerSuccession:
                 server.ports.expect(public, holders, hold)
             elif public.protocol in server.named.listeners:
                 server.names.expect(public, holders, hold)
+            group = server.group_of(public)
+            if group is not None and "group" in each:
+                # Whoever of it comes first serves those who wait.
+                name, key = each["group"]
+                group.rules = replace(group.rules, group=str(name), group_key=str(key))
 
     def take_back(self, states: Sequence[Any], sockets: Mapping[int, socket.socket]) -> None:
         """See :class:`ISuccession`."""
@@ -164,4 +169,5 @@ def _place_of(group: Group) -> dict[str, Any]:
         "host": public.host,
         "path": public.path,
         "holders": [list(holder) for holder in group.holders],
+        "group": [group.rules.group, group.rules.group_key],
     }
