@@ -21,7 +21,7 @@ from tests.reverse.data_server_parts import client_by_hand
 from tests.reverse.net import NEW_CONN, until
 from tests.reverse.test_held import LAPTOP, PHONE, TOKENS, held, lose, patient
 from tests.reverse.test_stored import GARBAGE, Store, paths_of, replaced
-from tests.reverse.world import World
+from tests.reverse.world import World, port_of
 
 
 async def put(server: TunnelServer) -> Store:
@@ -52,6 +52,18 @@ async def test_they_go_on_waiting_in_their_order(world: World) -> None:
         stream, _ = await link.take(NEW_CONN)
         await link.has_data(stream, b"%d" % number)
     assert not any(visitor.over for visitor in visitors)
+
+
+@ensureDeferred
+async def test_at_the_shared_port(world: World) -> None:
+    server = patient(world, shared=True)
+    await lose(server, await world.raw_extended(server, 0))
+    [visitor] = await held(world, server, port_of(server.shared_port.listener), b"x")
+    take(server, await put(server))
+    link = await world.raw_extended(server, 0)
+    stream, _ = await link.take(NEW_CONN)
+    await link.has_data(stream, b"x")
+    assert not visitor.over
 
 
 @ensureDeferred
