@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.names import IPAddress, dialled, look_up, prefer
 
 #: Seconds without an answer of an address after which the next one is tried as well (RFC 8305, section 8).
@@ -88,8 +89,7 @@ class _Attempt:
 
     def _dial(self) -> None:
         """Dial the next address."""
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        delayed_calls.cancel(self._next)
         address = self._left.pop(0)
         if self._left:
             self._next = self._endpoint.reactor.callLater(ATTEMPT_DELAY, self._dial)
@@ -125,8 +125,7 @@ class _Attempt:
     def _stop(self) -> None:
         self._over = True
         for call in (self._time_out, self._next):
-            if call is not None and call.active():
-                call.cancel()
+            delayed_calls.cancel(call)
         # What has fired is not cancelled by this.
         for deferred in (self._looking_up, *self._dialling):
             deferred.cancel()

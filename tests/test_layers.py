@@ -26,6 +26,7 @@ SHARED = {
     "addresses",
     "coercions",
     "config_file",
+    "delayed_calls",
     "endpoint_strings",
     "errors",
     "host_names",
@@ -40,7 +41,7 @@ SHARED = {
 
 MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"errors"},
-    "relay": {"errors", "reasons"},
+    "relay": {"delayed_calls", "errors", "reasons"},
     "pki": SHARED,
     "traffic": {"errors", "relay"},
     "upkeep": {"wire", "relay", "traffic", *SHARED},

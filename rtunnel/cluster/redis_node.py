@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.cluster import redis_scripts as scripts
 from rtunnel.cluster.interface import Away
 from rtunnel.cluster.redis_link import RedisLink, connect
@@ -120,8 +121,7 @@ class RedisNode(Service):
         self._lease_until = self._sure_until = 0.0
         self._is_joined = self._is_settled = False
         self._why = "it is stopped"
-        if self._redial is not None and self._redial.active():
-            self._redial.cancel()
+        delayed_calls.cancel(self._redial)
         for each in (self._connecting, self._joining, self._renewing):
             if each is not None:
                 each.cancel()

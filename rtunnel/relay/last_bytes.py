@@ -27,6 +27,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, break_cycles, set_linger
 
 try:
@@ -126,8 +127,7 @@ class LastBytes:
 
     def cancel(self) -> None:
         """Stop waiting; *then* is not called any more."""
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        delayed_calls.cancel(self._call)
         # No reference cycle with whoever waits, who has this object.
         self._waiting, self._then = int, _do_nothing
 

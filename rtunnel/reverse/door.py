@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.sockets import (
     address_prefix,
@@ -247,8 +248,7 @@ class Incoming(Protocol):
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        delayed_calls.cancel(timer)
 
 
 def _ignore(_data: bytes) -> None:

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.udp.flows import FlowTable
@@ -316,8 +317,7 @@ class RtcClient(DrainingService):
         if self.invited is not None:
             self.invited.stop()
         for call in (self._retry, self._offer_again):
-            if call is not None and call.active():
-                call.cancel()
+            delayed_calls.cancel(call)
         await self.forwards.close()
         waiting, self._waiting = self._waiting, deque()
         for _, end, _ in waiting:

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProt
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.services.files.endpoint import SiteEndpoint
 from rtunnel.wire.web.heads import RequestHead, phrase
@@ -54,8 +55,7 @@ class _Conversation(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Wait no longer."""
-        if self._late is not None and self._late.active():
-            self._late.cancel()
+        delayed_calls.cancel(self._late)
 
 
 class _Site(QuietFactory):

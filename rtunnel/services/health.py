@@ -22,6 +22,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.addresses import DialAddress
 from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import QuietFactory, format_host_port
@@ -229,8 +230,7 @@ class HealthWatch:
             checking.cancel()
 
     def _cancel(self, call: IDelayedCall | None) -> None:
-        if call is not None and call.active():
-            call.cancel()
+        delayed_calls.cancel(call)
 
     # What has been seen
 

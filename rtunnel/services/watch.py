@@ -19,6 +19,7 @@ from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.addresses import DialAddress
 from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import QuietFactory
@@ -210,8 +211,7 @@ class ServiceWatch:
             self._timer = self._reactor.callLater(wait, self._look)
 
     def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
 
     def _look(self) -> None:
         if self.problem or self._reactor.seconds() - self._seen >= WHILE_IT_ANSWERS:

@@ -16,6 +16,7 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import text_prefix
@@ -307,8 +308,7 @@ class TlsEnd:
         if self._turn is not None:
             turn, self._turn = self._turn, None
             turn.leave()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
         self._timer = None
 
     # Afterwards

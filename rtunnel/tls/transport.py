@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IPush
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.errors import TlsFailed
 from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import SocketTransport, format_address, tune
@@ -280,5 +281,4 @@ class TlsTransport(Protocol):
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        delayed_calls.cancel(timer)

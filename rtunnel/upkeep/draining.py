@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtunnel import delayed_calls
 from rtunnel.traffic.accounts import LOOK_EVERY, Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.periodic import PeriodicService
@@ -100,8 +101,7 @@ class DrainingService(MultiService):
 
     def _set_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        delayed_calls.cancel(timer)
         if self._is_waiting and isfinite(self._drain):
             self._timer = self.reactor.callLater(self._drain, self.stop_now)
 

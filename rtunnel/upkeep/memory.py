@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from rtunnel import delayed_calls
 from rtunnel.coercions import show_size
 from rtunnel.wire.credit import Growth
 
@@ -149,8 +150,7 @@ class Memory:
     def look(self) -> None:
         """Find out who holds how much, and do something about it."""
         call, self._call = self._call, None
-        if call is not None and call.active():
-            call.cancel()
+        delayed_calls.cancel(call)
         started = self._clock.seconds()
         self._look()
         now = self._clock.seconds()

@@ -14,6 +14,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from rtunnel import delayed_calls
+
 #: How many kinds of failures are logged; a kind is an exception, and the line of code that raised it.
 MAX_KINDS = 20
 #: The longest text of an exception in the log, in characters.
@@ -69,8 +71,7 @@ class Repeated:
     def stop(self) -> None:
         """End. May be called again, and within the work."""
         call, self._call = self._call, None
-        if call is not None and call.active():
-            call.cancel()
+        delayed_calls.cancel(call)
 
     def _next(self) -> None:
         self._call = self._clock.callLater(self._every, self._next)

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.relay.sockets import close_socket, descriptor_limit, format_address
@@ -164,8 +165,7 @@ class _Reader:
 
     def _leave(self) -> None:
         self.is_done = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
         if self in self._factory.waiting:
             del self._factory.waiting[self]
             self._factory.reactor.removeReader(self)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from twisted.internet.interfaces import IDelayedCall
 
+from rtunnel import delayed_calls
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.in_use import InUse
@@ -96,8 +97,7 @@ class DataPool:
         self._unproved[connection] = ticket.id
         connection.say_alive()
         if seals is None:
-            # The ticket is a secret of the link's.
-            connection.prove()
+            connection.prove()  # the ticket is a secret of the link's
             self.proved(connection)
 
     def proved(self, connection: RecordSocket) -> None:
@@ -290,8 +290,7 @@ class DataPool:
     def _look_whether_over(self) -> None:
         """Leave the session once nothing is left. A client that frees no connection is not forgotten before."""
         if self._closed and self.is_over:
-            if self._tail is not None and self._tail.active():
-                self._tail.cancel()
+            delayed_calls.cancel(self._tail)
             self._session.leave(self)
 
     def turn_away(self, waiting: Waiting, *, goes_back: bool = False) -> None:
@@ -387,8 +386,7 @@ class DataPool:
     def close(self, *, cut: bool = True, tail: bool = False) -> None:
         """See :class:`ICarrier`."""
         self._closed = True
-        if self._move_call is not None and self._move_call.active():
-            self._move_call.cancel()
+        delayed_calls.cancel(self._move_call)
         self._server.tickets.leave(self)
         self.give_back()
         gone = [*self._unproved, *self._idle, *(self._busy if cut else ())]

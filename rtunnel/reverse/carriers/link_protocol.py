@@ -12,6 +12,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
@@ -154,8 +155,7 @@ class LinkProtocol(Protocol):
         self.connected_now = False
         self.memory.leave(self)
         self._ticks.stop()
-        if self._linger_call is not None and self._linger_call.active():
-            self._linger_call.cancel()
+        delayed_calls.cancel(self._linger_call)
         self.link.close(Code.CONNECTION_LOST, reason_of(reason))
         do_all([partial(self._lose_stream, stream) for stream in self.link.streams.values()])
         ignored = self.link.ignored

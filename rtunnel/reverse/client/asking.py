@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
+from rtunnel import delayed_calls
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.client.carrying import CarryingSession
@@ -128,8 +129,7 @@ class AskingSession(CarryingSession):
 
     def _give_up(self, tunnel: Tunnel) -> None:
         tunnel.is_given_up = True
-        if tunnel.retry is not None and tunnel.retry.active():
-            tunnel.retry.cancel()
+        delayed_calls.cancel(tunnel.retry)
         self.link.withdraw_tunnel(tunnel.number, tunnel.wanted.why_gone)
         self._dialler.tls_hosts.published(tunnel.check, False, self)
         self._info("{tunnel}: given up", tunnel=tunnel.name)
@@ -280,8 +280,7 @@ class AskingSession(CarryingSession):
     def _stop_asking(self) -> None:
         """The connection is lost."""
         for tunnel in self._tunnels.values():
-            if tunnel.retry is not None and tunnel.retry.active():
-                tunnel.retry.cancel()
+            delayed_calls.cancel(tunnel.retry)
         for withdrawal in list(self._withdrawals):
             withdrawal.cancel()
         self._rest_watches()
@@ -298,8 +297,7 @@ class AskingSession(CarryingSession):
         """
         self._draining = True
         for tunnel in self._tunnels.values():
-            if tunnel.retry is not None and tunnel.retry.active():
-                tunnel.retry.cancel()
+            delayed_calls.cancel(tunnel.retry)
         numbers = list(self._tunnels)
         if all(self.link.withdraw_tunnel(number) for number in numbers):
             await self._until_known(has_time)

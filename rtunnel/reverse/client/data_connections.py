@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import unacknowledged
@@ -318,8 +319,7 @@ class DataConnections:
             self._linger_call = self._dialler.reactor.callLater(LINGER, self._cut_idle)
 
     def _cut_idle(self) -> None:
-        if self._linger_call is not None and self._linger_call.active():
-            self._linger_call.cancel()
+        delayed_calls.cancel(self._linger_call)
         idle, self._idle = self._idle, set()
         for connection in idle:
             self._leave(connection)

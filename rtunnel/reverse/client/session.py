@@ -11,6 +11,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel import delayed_calls
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
@@ -99,8 +100,7 @@ class ClientSession(AskingSession):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset the streams, and report why the link is lost."""
-        if self._silence is not None and self._silence.active():
-            self._silence.cancel()
+        delayed_calls.cancel(self._silence)
         try:
             do_all([self._stop_asking, self._close_data, partial(super().connectionLost, reason)])
         finally:

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.access.public import Public
 from rtunnel.reverse.public import Visitor
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -142,8 +143,7 @@ class Line:
     def stop_holding(self) -> None:
         """Let nobody wait, but for those who do."""
         call, self._hold_call = self._hold_call, None
-        if call is not None and call.active():
-            call.cancel()
+        delayed_calls.cancel(call)
 
     def _look(self) -> None:
         self._hold_call = None
@@ -177,8 +177,7 @@ class Line:
     def stop_serving(self) -> None:
         """Serve nobody for now."""
         call, self._call = self._call, None
-        if call is not None and call.active():
-            call.cancel()
+        delayed_calls.cancel(call)
 
     def turn_away(self) -> None:
         """Let nobody wait any longer."""

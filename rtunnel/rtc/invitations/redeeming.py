@@ -14,6 +14,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from rtunnel import delayed_calls
 from rtunnel.errors import BadSignal
 from rtunnel.wire.invitations.code import InvitationCode
 from rtunnel.wire.invitations.exchange import CLIENT, BadExchange, Confirmation, Half
@@ -138,8 +139,7 @@ class Redeeming:
     def stop_timer(self) -> None:
         """Wait for nothing."""
         timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        delayed_calls.cancel(timer)
 
     def stop(self) -> None:
         """End it."""

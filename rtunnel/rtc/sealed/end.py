@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from rtunnel import delayed_calls
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.peers.rights import EVERYTHING, ClientRights
 from rtunnel.errors import Code
@@ -221,8 +222,7 @@ class SealedEnd:
     # Closing
 
     def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
         self._timer = None
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from rtunnel import delayed_calls
 from rtunnel.cluster.interface import LEASE, Away, Claim, IDirectory, Taken
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.party import TRY_AGAIN_LATER, Party, State
@@ -134,8 +135,7 @@ class Claims:
             return await answer
         finally:
             self._asked.pop(party, None)
-            if timer is not None and timer.active():
-                timer.cancel()
+            delayed_calls.cancel(timer)
 
     def _answered(self, party: Party, is_free: bool) -> None:
         _, answer = self._asked.pop(party, ("", None))

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.reasons import reason_of
 from rtunnel.rtc.settings import SignalClientSettings
 from rtunnel.tls.messages import limit_messages
@@ -276,8 +277,7 @@ class ClientProtocol(WebSocketClientProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the owner why the connection is lost."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
         was_open = self.state not in (self.STATE_CONNECTING, self.STATE_PROXY_CONNECTING)
         why = reason_of(reason)
         try:
@@ -307,6 +307,5 @@ class ClientProtocol(WebSocketClientProtocol):
 
     def _wait(self, seconds: float, call: Any) -> None:
         """Replace the one timer of this connection."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        delayed_calls.cancel(self._timer)
         self._timer = self._reactor.callLater(seconds, call)

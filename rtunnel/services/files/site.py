@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 from zope.interface import implementer
 
+from rtunnel import delayed_calls
 from rtunnel.relay.sockets import QuietFactory, SocketTransport
 from rtunnel.services.files.answers import Answer, Cut, answer
 from rtunnel.services.files.ranges import http_date
@@ -113,8 +114,7 @@ class _Sender:
         """Send no more, and close what is open."""
         self._request = None
         turn, self._turn = self._turn, None
-        if turn is not None and turn.active():
-            turn.cancel()
+        delayed_calls.cancel(turn)
         found, self._answer = self._answer, None
         if found is not None:
             found.close()
