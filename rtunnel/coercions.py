@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -256,7 +257,11 @@ def path(value: object) -> Path:
     :raises ConfigError: it cannot be the name of a file.
     """
     name = text(value)
-    if "\0" in name:
+    try:
+        is_name = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
         raise ConfigError(f"{shown(name)} is not the name of a file")
     try:
         return Path(name).expanduser().absolute()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,8 @@ LISTEN_FORMS = (
     "write :7000, 1.2.3.4:7000, [::1]:7000, tcp:7000:interface=127.0.0.1, unix:/path or systemd:domain=INET:index=0"
 )
 DIAL_FORMS = "write :80, host:80, 1.2.3.4:80, [::1]:80, tcp:host:80 or unix:/path"
+#: The longest path of a UNIX socket, in bytes: ``sun_path`` of unix(7), less the zero at its end.
+MOST_UNIX_PATH = 107 if sys.platform == "linux" else 103
 
 
 def endpoint_kind(text: str, forms: str, server: bool) -> str | None:
@@ -82,9 +86,7 @@ def server_description(kind: str, text: str) -> str:
         return join_description([kind], bound)
     main = bound.pop(names[0], "")
     if kind == "unix":
-        if not main:
-            raise ConfigError(f"'{text}' has no path; write unix:/path")
-        return join_description([kind, main], bound)
+        return join_description([kind, unix_path(main, text)], bound)
     port = port_number(main, text, 0, LISTEN_FORMS)
     if bound.get("interface") == "":
         del bound["interface"]
@@ -103,10 +105,7 @@ def client_description(kind: str, text: str) -> tuple[str, str | None, int | Non
         return text, None, None
     bound = _arguments(kind, names, text)
     if kind == "unix":
-        path = bound.pop("path", "")
-        if not path:
-            raise ConfigError(f"'{text}' has no path; write unix:/path")
-        return join_description([kind, path], bound), None, None
+        return join_description([kind, unix_path(bound.pop("path", ""), text)], bound), None, None
     if "port" not in bound:
         raise ConfigError(f"'{text}' has no host or no port; write tcp:127.0.0.1:80")
     host = bound.pop("host", "")
@@ -116,6 +115,26 @@ def client_description(kind: str, text: str) -> tuple[str, str | None, int | Non
         bound["bindAddress"] = ip_address(bound["bindAddress"])
     port = port_number(bound.pop("port"), text, 1, DIAL_FORMS)
     return join_description([kind, host, str(port)], bound), host, port
+
+
+def unix_path(path: str, text: str) -> str:
+    """Return the path of a UNIX socket, if one can have it.
+
+    :param text: the address in which it is.
+    :raises ConfigError: none can.
+    """
+    if not path:
+        raise ConfigError(f"'{text}' has no path; write unix:/path")
+    try:
+        count = len(os.fsencode(path))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"'{path}' in '{text}' is not the name of a file") from error
+    if count > MOST_UNIX_PATH:
+        raise ConfigError(
+            f"the path of a UNIX socket has at most {MOST_UNIX_PATH} bytes, and the one in '{text}' has {count}; "
+            "choose a shorter one, or make a symbolic link to its directory"
+        )
+    return path
 
 
 def split_description(description: str) -> tuple[list[str], dict[str, str]]:

@@ -23,7 +23,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from rtunnel.addresses import host_and_port
-from rtunnel.endpoint_strings import suggestion
+from rtunnel.endpoint_strings import suggestion, unix_path
 from rtunnel.errors import ConfigError
 
 #: The value that stands for no cluster.
@@ -100,7 +100,7 @@ class ClusterUrl:
         if kind == "redis+unix":
             if where or not path:
                 raise ConfigError(f"'{shown}' has no path of a socket; write redis+unix:///run/redis/redis.sock")
-            database, path = "", f"/{unquote(path)}"
+            database, path = "", unix_path(f"/{unquote(path)}", shown)
         else:
             is_sentinel = kind.endswith("+sentinel")
             port = SENTINEL_PORT if is_sentinel else PORT

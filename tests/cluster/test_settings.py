@@ -58,6 +58,7 @@ BAD = {
     "redis://me:s3cret%ff@a": "the user or the password is not UTF-8",
     "redis://me:s3cret?@a/0": "'redis://...' has an unknown option",
     "redis+unix://pw@a/x": "has no path of a socket",
+    f"redis+unix:///{'x' * 200}": "the path of a UNIX socket has at most",
     "redis+sentinel://s3cret@a": "has no name of a master; write redis[+]sentinel://PASSWORD@HOST:26379/mymaster",
     "rediss+sentinel://s3cret@a": "has no name of a master; write rediss[+]sentinel://PASSWORD@HOST:26379/mymaster",
     "redis+sentinel://s3cret@a/m?ca=/x": "has [?]ca= and no TLS; write rediss[+]sentinel://",

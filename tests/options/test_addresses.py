@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
 from rtunnel.addresses import BACKLOG, DialAddress, ListenAddress, PortRanges
-from rtunnel.endpoint_strings import ip_address, join_description, split_description
+from rtunnel.endpoint_strings import MOST_UNIX_PATH, ip_address, join_description, split_description
 from rtunnel.errors import ConfigError
 from rtunnel.name_endpoint import NameEndpoint
 from tests.patience import PATIENCE
@@ -25,7 +25,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 PORTS = st.integers(1, 65535)
 # No control characters: a path cannot have NUL, and an operator does not write the others.
-ARGUMENTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1)
+ARGUMENTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=25)
+# Twisted would log a traceback at each attempt to connect.
+LONG_PATHS = [
+    (f"unix:/{'x' * MOST_UNIX_PATH}", f"at most {MOST_UNIX_PATH} bytes, and the one in 'unix:/xxx"),
+    (f"unix:/{'é' * (MOST_UNIX_PATH // 2 + 1)}", "choose a shorter one, or make a symbolic link to its directory"),
+    ("unix:/\ud800", "is not the name of a file"),
+]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,7 @@ ARGUMENTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1)
         (r"tcp6:7000:interface=\:\:1", r"tcp6:7000:interface=\:\:1"),
         ("unix:/run/x.sock", "unix:/run/x.sock"),
         ("unix:/run/x.sock:mode=660", "unix:/run/x.sock:mode=660"),
+        (f"unix:{'x' * MOST_UNIX_PATH}", f"unix:{'x' * MOST_UNIX_PATH}"),
         ("haproxy:tcp:8080", "haproxy:tcp:8080"),
         ("haproxy::8080", "haproxy:tcp:8080"),
         ("haproxy:[::1]:8080", r"haproxy:tcp6:8080:interface=\:\:1"),
@@ -88,6 +95,8 @@ def test_listen(text: str, description: str) -> None:
         ("tcp:7000:backlog=0", "backlog=0 in 'tcp:7000:backlog=0' is not a whole number from 1"),
         ("tcp6:7000:interface=1.2.3.4", "is not an IPv6 address; write interface=\\:\\:1"),
         ("unix:", "'unix:' has no path; write unix:/path"),
+        *LONG_PATHS,
+        (f"haproxy:unix:/{'x' * 200}", "has 201; choose a shorter one"),
         ("unix:/x:mode=9", "mode=9 in 'unix:/x:mode=9' is not octal permissions such as 660"),
         ("systemd:index=0", "'systemd:index=0' is incomplete; write systemd:domain=INET:index=0"),
         ("systemd:domain=INET:index=0", "systemd passed no such socket; start this from its .socket unit"),
@@ -185,6 +194,7 @@ def test_dial(text: str, description: str, host: str | None, port: int | None, k
         ("tcp:host:80:bindAddress=x", "'x' is not an IP address"),
         ("tcp:host:80:timeout=1.5", "timeout=1.5 in 'tcp:host:80:timeout=1.5' is not a whole number of seconds"),
         ("unix:", "has no path; write unix:/path"),
+        *LONG_PATHS,
         ("systemd:domain=INET:index=0", "'systemd' in"),
         ("-x:80", "is not a host name"),
         ("tls:host", "is not an endpoint that Twisted can build"),

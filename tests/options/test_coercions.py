@@ -166,6 +166,7 @@ def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "is empty"),
         ("a\0b", "'a\\x00b' is not the name of a file"),
+        ("a\ud800b", "'a\\ud800b' is not the name of a file"),
         ("~nobody-of-that-name/x", "'~nobody-of-that-name/x' begins with ~, and there is no such home directory"),
         ([], "[] is not text"),
     ],
