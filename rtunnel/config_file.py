@@ -114,22 +114,27 @@ def _kind(value: object) -> str:
     return {list: "a list", str: "text", bool: "true or false"}.get(type(value), "a single value")
 
 
-def _parse_json(content: str, path: str) -> object:
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise ConfigError(f"{path}: key '{twice}' occurs twice; keep one")
-        return mapping
+def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a mapping of JSON (``object_pairs_hook``).
 
+    :raises ConfigError: a key occurs twice.
+    """
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ConfigError(f"key '{twice}' occurs twice; keep one")
+    return mapping
+
+
+def _parse_json(content: str, path: str) -> object:
     try:
         return json.loads(content, object_pairs_hook=no_duplicates) if content.strip() else None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is not JSON that can be used: it is nested too deeply") from error
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from error

@@ -125,7 +125,10 @@ class _Root(Resource):
         if (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower() != JSON.encode():
             return _json(400, failed(f"the body must be JSON, with Content-Type: {JSON}"))
         if request.length > request.most:
-            return _json(413, failed(f"the body must have at most {request.most} bytes"))
+            return _json(
+                413,
+                failed(f"this is too long: the body has {request.length:,} bytes, and {request.most:,} is the most"),
+            )
         return _json(*await perform(action, request.content.getvalue()))
 
     def _answer(self, request: Request) -> Answer:

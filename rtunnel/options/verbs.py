@@ -14,11 +14,11 @@ from rtunnel.endpoint_strings import suggestion
 from rtunnel.options.base import BaseOptions, help_width, option_hint, unbroken
 
 
-def _unknown_command(error: usage.UsageError) -> str:
-    """Return the command that Twisted does not know; empty if *error* is about something else."""
+def _unknown_command(error: usage.UsageError) -> str | None:
+    """Return the command that Twisted does not know; None if *error* is about something else."""
     text = str(error)
     unknown = text.removeprefix("Unknown command: ")
-    return unknown if unknown != text else ""
+    return unknown if unknown != text else None
 
 
 class Verb(BaseOptions):
@@ -90,7 +90,7 @@ class Verbs(Verb):
             super().parseOptions(options)
         except usage.UsageError as error:
             unknown = _unknown_command(error)
-            if not unknown:
+            if unknown is None:
                 raise
             hint = suggestion(unknown, self._names()) or f"; see '{' '.join(self.words())} --help'"
             raise usage.UsageError(f"'{unknown}' is not a command{hint}") from None
@@ -131,7 +131,7 @@ class PluginVerbs(BaseOptions):
             super().parseOptions(options)
         except usage.UsageError as error:
             unknown = _unknown_command(error)
-            if not unknown:
+            if unknown is None:
                 raise
             hint = suggestion(unknown, [name for name, *_ in self.subCommands])
             raise usage.UsageError(f"'{unknown}' is not an option{hint or '; options begin with two dashes'}") from None

@@ -161,6 +161,7 @@ def test_help_whatever_the_width(
         (["signal", "--log-level=x"], "rtunnel signal: flag --log-level: 'x' is not one of"),
         (["host", "x"], "rtunnel host: 'x' is not an option"),
         (["conect"], "rtunnel: 'conect' is not a command; did you mean 'connect'?"),
+        ([""], "rtunnel: '' is not a command; see 'rtunnel --help'"),
         (["help"], "rtunnel: 'help' is not a command; see 'rtunnel --help'"),
         (["pki", "xyz"], "rtunnel pki: 'xyz' is not a command; see 'rtunnel pki --help'"),
     ],

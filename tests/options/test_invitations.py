@@ -53,7 +53,9 @@ def test_the_old_command_line() -> None:
     [
         (["7-guit-orca"], "its first word is not 'guit'; did you mean '7-guitarist-orca'?"),
         (["7"], "a code has two words after its number"),
-        (["foo"], "'foo' is not an option; options begin with two dashes"),
+        (["foo"], "'foo' is no code: a code begins with a number; of a host's ID write --id=foo"),
+        (["foo", "--id", "x"], "'foo' is no code"),
+        (["foo", "bar"], "'foo' is not an option; options begin with two dashes"),
         ([], "--id is missing"),
         (
             ["7-guitarist-orca", "--id", "x"],
@@ -125,6 +127,7 @@ def test_an_identity_that_cannot_be_read_gives_no_id(tmp_path: Path) -> None:
     ("words", "why"),
     [
         (["invit"], "rtunnel host: 'invit' is not an option; did you mean 'invite'?"),
+        ([""], "rtunnel host: '' is not an option; options begin with two dashes"),
         (["foo"], "rtunnel host: 'foo' is not an option; options begin with two dashes"),
         (["--id", "x", "invite"], "rtunnel host invite: --id has no effect before 'invite'; leave it out"),
         (
@@ -135,6 +138,7 @@ def test_an_identity_that_cannot_be_read_gives_no_id(tmp_path: Path) -> None:
             ["invite", "--service="],
             "rtunnel host invite: --service: is empty; write the name of a service, or",
         ),
+        (["invite", ""], "rtunnel host invite: the name of the process is empty; write a name or a process id, or "),
         (["invite", "1", "2"], "rtunnel host invite: name one process; remove '2'"),
         (["invite", "rtc-client"], "rtunnel host invite: this is not for rtc-client, but for rtc-host"),
     ],

@@ -64,6 +64,12 @@ def test_which_process_is_meant(twistd: Twistds, serve: Serve, start_tunnel: Sta
         (("log-level", "info", "rtc-host"), "no rtc-host with a control socket is running for this user (in "),
         (("log-level", "info", "rtc-host", "x"), "name one process; remove 'x'"),
         (("log-level", "info", "1"), "no process 1 with a control socket is running for this user (in "),
+        # As of a variable that is not set: the only process must not be meant.
+        (("log-level", "info", ""), "the name of the process is empty; write a name or a process id, or leave it out"),
+        (("drain", ""), "the name of the process is empty"),
+        (("reload", ""), "the name of the process is empty"),
+        (("upgrade", ""), "the name of the process is empty"),
+        (("disconnect", "x", ""), "the name of the process is empty"),
         (("disconnect",), "name who is to be disconnected, as 'rtunnel status' shows it"),
         (("disconnect", "a", "rtunnel-server", "b"), "disconnect one at a time; remove 'b'"),
         (("disconnect", "x", "rtunnel-client"), "this is not for rtunnel-client, but for rtunnel-server, rtc-signal, "),

@@ -7,7 +7,7 @@ import sys
 from twisted.python import usage
 
 from rtunnel.control.ask import tell
-from rtunnel.options.change.process import pick
+from rtunnel.options.change.process import pick, process_name
 from rtunnel.options.verbs import Verb
 
 #: Who has peers that somebody else may have to be rid of.
@@ -33,9 +33,10 @@ class Options(Verb):
         """
         if not arguments or not arguments[0]:
             raise usage.UsageError("name who is to be disconnected, as 'rtunnel status' shows it")
-        self.peer, self.name, *others = [*arguments, ""][: max(2, len(arguments))]
-        if others:
-            raise usage.UsageError(f"disconnect one at a time; remove '{others[0]}'")
+        if arguments[2:]:
+            raise usage.UsageError(f"disconnect one at a time; remove '{arguments[2]}'")
+        self.peer = arguments[0]
+        self.name = process_name(*arguments[1:])
 
     def run(self) -> None:
         count = tell(pick(self.name, SERVICES), "disconnect", {"peer": self.peer})["disconnected"]

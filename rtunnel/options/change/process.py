@@ -54,6 +54,19 @@ def pick(name: str, services: Collection[str] = SERVICES) -> Path:
     return found[0][0]
 
 
+def process_name(*arguments: str) -> str:
+    """Return the name of a process that was given; empty: none was.
+
+    :raises usage.UsageError: there are several, or the name is empty, as that of a variable that is not set.
+    """
+    name, *others = arguments or ("",)
+    if others:
+        raise usage.UsageError(f"name one process; remove '{others[0]}'")
+    if arguments and not name:
+        raise usage.UsageError("the name of the process is empty; write a name or a process id, or leave it out")
+    return name
+
+
 class ProcessVerb(Verb):
     """A command for one of the running processes.
 
@@ -71,11 +84,9 @@ class ProcessVerb(Verb):
     def parseArgs(self, *arguments: str) -> None:
         """Take the name of a process.
 
-        :raises usage.UsageError: there are several.
+        :raises usage.UsageError: see :func:`process_name`.
         """
-        self.name, *others = arguments or ("",)
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+        self.name = process_name(*arguments)
 
     def ask_for_seconds(self, name: str, value: str) -> None:
         """Ask for a time, which is written as in the settings.

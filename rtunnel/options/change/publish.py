@@ -9,8 +9,10 @@ from pathlib import Path
 from twisted.python import usage
 
 from rtunnel.addresses import FILES
+from rtunnel.config_file import no_duplicates
 from rtunnel.control.ask import NotDone, tell
-from rtunnel.options.change.process import pick
+from rtunnel.errors import ConfigError
+from rtunnel.options.change.process import pick, process_name
 from rtunnel.options.verbs import Verb
 
 SERVICES = ("rtunnel-client",)
@@ -42,7 +44,7 @@ class Options(Verb):
 
     def opt_process(self, value: str) -> None:
         """The process id of the client, if several are running."""
-        self.process = value
+        self.process = process_name(value)
 
     def parseArgs(self, *arguments: str) -> None:
         """Take the tunnels.
@@ -79,7 +81,9 @@ def _entry(written: str) -> object:
     if not written.startswith("{"):
         return _absolute(written)
     try:
-        entry = json.loads(written)
+        entry = json.loads(written, object_pairs_hook=no_duplicates)
+    except ConfigError as error:
+        raise usage.UsageError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise usage.UsageError(f"this is not JSON: {written}") from error
     for key in ("publish", "local"):

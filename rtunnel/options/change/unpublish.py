@@ -7,7 +7,7 @@ import sys
 from twisted.python import usage
 
 from rtunnel.control.ask import tell
-from rtunnel.options.change.process import pick
+from rtunnel.options.change.process import pick, process_name
 from rtunnel.options.change.publish import SERVICES, TIMEOUT
 from rtunnel.options.verbs import Verb
 
@@ -27,7 +27,7 @@ class Options(Verb):
 
     def opt_process(self, value: str) -> None:
         """The process id of the client, if several are running."""
-        self.process = value
+        self.process = process_name(value)
 
     def parseArgs(self, *arguments: str) -> None:
         """Take the tunnels.

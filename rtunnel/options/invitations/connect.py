@@ -56,6 +56,9 @@ class Options(rtc_client.Options):
         """
         text = "-".join(arguments)
         if not text[:1].isdigit():
+            if len(arguments) == 1:
+                remedy = f"a code begins with a number; of a host's ID write --id={text}"
+                raise usage.UsageError(f"'{text}' is no code: {remedy}")
             super().parseArgs(*arguments)
             return
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.python import usage
 
 from rtunnel.control.ask import NotDone, tell
-from rtunnel.options.change.process import pick
+from rtunnel.options.change.process import pick, process_name
 from rtunnel.options.verbs import Verb
 
 SERVICES = ("rtc-host",)
@@ -57,11 +57,9 @@ class Options(Verb):
     def parseArgs(self, *arguments: str) -> None:
         """Take the number of a process.
 
-        :raises usage.UsageError: there are several.
+        :raises usage.UsageError: see :func:`process_name`.
         """
-        self.process, *others = arguments or ("",)
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+        self.process = process_name(*arguments)
 
     def run(self) -> None:
         path = pick(self.process, SERVICES)
