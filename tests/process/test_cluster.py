@@ -145,11 +145,15 @@ def serves(node: Node) -> bool:
         return False
 
 
-def test_a_rolling_restart(start: Start, serve: Serve, twistd: Twistds) -> None:
+def test_a_rolling_restart(start: Start, serve: Serve, udp_service: UdpService, twistd: Twistds) -> None:
     """Of all three, one by one: no visitor of the others sees an error, and no download is cut."""
     cluster = start(True)
     service = serve(GET=keeps("here"), get=get)
-    cluster.start_client(f"tcp:{cluster.public}={service.address}", f"http:{APP}={service.address}")
+    cluster.start_client(
+        f"tcp:{cluster.public}={service.address}",
+        f"http:{APP}={service.address}",
+        f"udp:{cluster.udp}={udp_service.address}",
+    )
     cluster.published()
     for node in cluster.nodes:
         others = [other for other in cluster.nodes if other is not node]
@@ -177,6 +181,7 @@ def test_a_rolling_restart(start: Start, serve: Serve, twistd: Twistds) -> None:
                 has_no_error(load)
         poll(lambda: serves(node), PATIENCE, "the node that is back serves")  # noqa: B023
         cluster.published()
+        assert [each.by_udp() for each in cluster.nodes] == [b"noitseuq"] * 3
     for node in cluster.nodes:
         assert "Traceback" not in node.process.output
 

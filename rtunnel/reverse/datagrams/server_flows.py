@@ -63,6 +63,7 @@ class _VisitorFlow(Flow):
         self._port = port
         self._across = across
         self._answer = port.send if across is None else across.answered
+        self._backend = port.backend
         self._account = port.backend.account
         self._account.begin(self, name, DATAGRAMS)
         self._datagrams: ServerDatagrams | None = datagrams
@@ -72,12 +73,16 @@ class _VisitorFlow(Flow):
 
     def from_visitor(self, data: bytes) -> None:
         """Pass a datagram on to the client."""
-        datagrams: ServerDatagrams | None = self._port.backend.session.datagrams
+        if self._backend.group is None:
+            # Its link, or its node, has gone. Another one may have the port.
+            self._backend = self._port.backend
+        datagrams = self._port.datagrams_of(self._backend, self._across)
         if datagrams is None:
             self.lose("its client is away")
             return
         if datagrams is not self._datagrams:
-            # The client has come back.
+            if self._datagrams is not None:
+                self._datagrams.leave(self)
             self._datagrams = datagrams
             self.number = datagrams.enter(self)
             self.is_known = False
@@ -87,8 +92,10 @@ class _VisitorFlow(Flow):
         if self.is_known:
             message = messages.encode_number(messages.DATAGRAM, self.number, data)
         else:
-            message = messages.encode_first(self.number, self._port.backend.number, self.name, data)
+            message = messages.encode_first(self.number, self._backend.number, self.name, data)
         datagrams.carrier.send(message)
+        if self._backend is not self._port.backend:
+            datagrams.carrier.flush_soon()
 
     def to_visitor(self, data: bytes) -> None:
         """Send an answer to the visitor, from the address that it asked."""
@@ -160,10 +167,10 @@ def _nothing() -> bool:
 
 
 class UdpPort:
-    """A public UDP port of one client.
+    """A public UDP port of one client, which may serve it by several links.
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
-    :ivar backend: the tunnel.
+    :ivar backend: the tunnel that gets new flows.
     :raises OSError: the port cannot be bound.
     """
 
@@ -205,9 +212,13 @@ class UdpPort:
             else:
                 flow.rest()
 
-    def limits_changed(self) -> None:
-        """End flows of visitors who may no longer come."""
-        admits = self.backend.group.limits.admits
+    def group_changed(self, group: Any) -> None:
+        """Take note of who serves now, and end flows of visitors who may no longer come."""
+        members = list(group)
+        preferred = [member for member in members if not member.is_elsewhere] or members
+        if self.backend not in preferred:
+            self.backend = preferred[0]
+        admits = group.limits.admits
         for flow in list(self._flows.values()):
             if not admits(flow.source[0]):
                 flow.end("its address may not come any more")
@@ -228,6 +239,14 @@ class UdpPort:
         if datagrams is not None:
             datagrams.carrier.flush_soon()
 
+    @staticmethod
+    def datagrams_of(backend: Backend, across: IAcross | None) -> ServerDatagrams | None:
+        """Return what takes datagrams to the client, or None if it is away. Who has crossed must not cross again."""
+        if across is not None and backend.is_elsewhere:
+            return None
+        datagrams: ServerDatagrams | None = backend.session.datagrams
+        return datagrams
+
     def leave(self, source: Address, why: str) -> None:
         """End the flow of such a visitor."""
         flow = self._flows.get(source)
@@ -237,7 +256,7 @@ class UdpPort:
     def _received(self, data: bytes, source: Address, across: IAcross | None = None) -> None:
         flow = self._flows.get(source)
         if flow is None:
-            datagrams: ServerDatagrams | None = self.backend.session.datagrams
+            datagrams = self.datagrams_of(self.backend, across)
             group = self.backend.group
             if datagrams is None or group is None:
                 self.drop("its client is away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -176,7 +177,7 @@ class PublicPorts:
             else:
                 self._end_parked(public)
                 port = UdpPort(self._reactor, self._interface, number, backend, self._limiter)
-            group.on_limited = port.limits_changed
+            group.on_limited = partial(port.group_changed, group)
             return port
         factory = VisitorFactory(self._lobby.visitors, group)
         listening: list[IListeningPort] = []
@@ -237,6 +238,9 @@ class PublicPorts:
         public = backend.place
         held = self._held.get(public)
         if held is None or held.group is not backend.group or not isinstance(held.port, UdpPort):
+            return
+        if len(held.group) > 1:
+            # Another link of the client, or another node, goes on.
             return
         del self._held[public]
         port = held.port

@@ -11,7 +11,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.access.admission import AdmissionSettings
-from rtunnel.addresses import PortRanges
+from rtunnel.addresses import DialAddress, PortRanges
 from rtunnel.reasons import LOW_PORTS
 from rtunnel.relay.udp.sockets import UdpSocket
 from tests.needs import needs_ipv6
@@ -281,3 +281,35 @@ async def test_service_with_two_addresses_of_which_the_first_is_dead(
         await ask(visitor, (HOST, port))
         visitor.close()
     await service.close()
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+@ensureDeferred
+async def test_a_client_that_loses_one_of_its_links(world: World, is_used: bool) -> None:
+    """Both links serve the port. It stays with the other one, and so do flows."""
+    control = free_port()
+    two = {"links": 2, "other_servers": (DialAddress.parse(f"127.0.0.2:{control}"),)}
+    tunnel = await Tunnel(world, client=two, host="0.0.0.0", control=control, public_interface=HOST).begin()
+    ports: Any = tunnel.server.ports
+    [held] = ports._held.values()
+    await until(lambda: len(held.group) == 2, "both links serve the port")
+    visitor, newcomer = Program(), Program()
+    await ask(visitor, tunnel.at)
+    used = held.port.backend.session
+    [other] = [session for session in tunnel.server.sessions if session is not used]
+    lost: Any
+    left: Any
+    lost, left = (used, other) if is_used else (other, used)
+    lost.transport.abortConnection()
+    await until(lambda: len(held.group) == 1, "the end of the link")
+    assert ports._held
+    assert not ports._parked
+    for program in (visitor, newcomer):
+        await ask(program, tunnel.at, b"again")
+    assert set(left.datagrams._flows.values()) == set(held.port.table)
+    await until(lambda: len(held.group) == 2, "the link is back")
+    assert held.port.backend.session is left
+    for program in (visitor, newcomer):
+        await ask(program, tunnel.at, b"once more")
+        program.close()
+    await tunnel.end()
