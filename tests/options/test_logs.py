@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import signal
 import stat
 import sys
@@ -340,6 +341,23 @@ def test_two_processes_write_to_the_same_file(log_file: BoundedLogFile, tmp_path
         each.flush()
     other.close()
     assert (tmp_path / "x.log").read_text() == "1\n2\n3\n4\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file may have another limit")
+def test_a_line_for_which_there_is_no_room(log_file: BoundedLogFile) -> None:
+    """Not even the rest of the line before is lost: what could be written of it is a line of its own."""
+    log_file.write("first\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, before[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"No space left on device|File too large"):
+                log_file.write("second\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log_file.write("third\n")
+    log_file.write("fourth\n")
+    assert content(log_file) == {"x.log": "first\nsec\nthird\nfourth\n"}
 
 
 def test_old_log_files_are_bounded(log_file: BoundedLogFile) -> None:

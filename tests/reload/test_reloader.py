@@ -109,6 +109,14 @@ async def test_a_pipe_of_a_shell(server: Running, tmp_path: Path) -> None:
 
 
 @ensureDeferred
+async def test_a_directory(server: Running) -> None:
+    server.file.unlink()
+    server.file.mkdir()
+    with pytest.raises(ConfigError, match=r"settings\.json: cannot be read: Is a directory"):
+        await server.plugin.reload()
+
+
+@ensureDeferred
 async def test_a_file_that_others_can_write(server: Running) -> None:
     server.file.chmod(0o666)
     assert "every user of this machine may change" in await refused(server)

@@ -275,7 +275,7 @@ def _is_stream(path: str) -> bool:
         mode = Path(path).stat().st_mode if path else stat.S_IFREG
     except OSError:
         return False
-    return not stat.S_ISREG(mode) and path != os.devnull
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and path != os.devnull
 
 
 def check_status(resolved: Resolved) -> None:

@@ -7,6 +7,7 @@ keeps its permissions, which logrotate or the operator gave it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -45,12 +46,28 @@ class BoundedLogFile(LogFile):
     """
 
     log = Logger()
+    _is_cut = False
 
     def __init__(self, name: str, directory: str, rotate_at: int = ROTATE_AT) -> None:
         umask = os.umask(0o077)
         os.umask(umask)
         self._mode = MODE & ~umask
         super().__init__(name, directory, rotateLength=rotate_at, maxRotatedFiles=MOST_OLD)
+
+    def write(self, data: str | bytes) -> None:
+        """Write a line. One of which only a part has room is lost, and the next one does not continue it.
+
+        :raises OSError: it is lost.
+        """
+        if self.shouldRotate():
+            self.flush()
+            self.rotate()
+        line = b"\n" * self._is_cut + (data.encode() if isinstance(data, str) else data)
+        count = self._file.write(line) or 0
+        self.size += count
+        self._is_cut = count < len(line)
+        if self._is_cut:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def renew(self) -> None:
         """Open a new file if another program has renamed this one, as logrotate does; otherwise rotate it."""
@@ -79,6 +96,7 @@ class BoundedLogFile(LogFile):
             finally:
                 os.close(descriptor)
         super()._openFile()
+        self._is_cut = False
         if fcntl is not None:
             # While a process takes the place of another, both write to it.
             number = self._file.fileno()
