@@ -186,6 +186,27 @@ def test_a_rolling_restart(start: Start, serve: Serve, udp_service: UdpService, 
         assert "Traceback" not in node.process.output
 
 
+def test_the_node_of_the_only_link_drains_without_visitors(start: Start, serve: Serve, twistd: Twistds) -> None:
+    """It ends at once, but not before the others have heard that visitors may wait: no port of theirs closes."""
+    cluster = start()
+    service = serve(GET=page("here"))
+    cluster.start_client(f"tcp:{cluster.public}={service.address}", links=1)
+    cluster.published(1)
+    for _ in range(2):
+        (node,) = cluster.wait_for_links(1)
+        others = [other for other in cluster.nodes if other is not node]
+        for other in others:
+            poll(lambda: serves(other), PATIENCE, "the port is open everywhere")  # noqa: B023
+        assert twistd.rtunnel("drain", str(node.process.pid)).wait() == 0
+        assert node.process.wait() == 0
+        for other in others:
+            other.process.wait_for(r"\(node [0-9a-f]+\) gone")
+            assert other.by_port() == b"here"
+            assert "freed" not in other.process.output
+        node.start()
+        cluster.meet()
+
+
 def keeps(text: str) -> Callable[..., None]:
     """A talent: a web server of one page that keeps its connections."""
     answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.task import deferLater
+
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
 from rtunnel.access.rules import read_rules
@@ -83,6 +85,9 @@ class PublishingServer(DrainingService):
         """Let clients go on at other nodes, if this one has time to wait for their streams."""
         if self.may_wait and self.nodes.links:
             await let_go_of_clients(self, "this node of the cluster is going down")
+            # Before the links to other nodes end, these hear that visitors may wait. The last client is about to go.
+            await self.sessions.all_gone()
+            await deferLater(self.reactor, 0)
 
     def _is_elsewhere(self, session: Any) -> bool:
         """Whether the client of a lost link has one to another node."""
