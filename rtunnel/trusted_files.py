@@ -67,13 +67,17 @@ def read_trusted(path: str | Path, most: int = MAX_SIZE) -> bytes:
     """
     descriptor = open_to_read(path)
     try:
-        _check(path, os.fstat(descriptor))
+        check(path, os.fstat(descriptor))
         return read_all(descriptor, most)
     finally:
         os.close(descriptor)
 
 
-def _check(path: str | Path, status: os.stat_result) -> None:
+def check(path: str | Path, status: os.stat_result) -> None:
+    """See to it that no other user can have written a file.
+
+    :raises ConfigError: another user can; the message says what to do.
+    """
     if not hasattr(os, "geteuid") or stat.S_ISCHR(status.st_mode):
         return
     own, quoted = os.geteuid(), shlex.quote(str(path))

@@ -21,7 +21,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtunnel.errors import PkiError
+from rtunnel import trusted_files
+from rtunnel.errors import ConfigError, PkiError
 from rtunnel.pki import directories
 from rtunnel.pki.directories import Directory, opened
 from rtunnel.trusted_files import open_to_read, read_all
@@ -103,8 +104,9 @@ def _publish(drafts: Sequence[Draft], places: Mapping[Path, Directory]) -> None:
 def read(path: Path, *, is_ours: bool = True) -> bytes:
     """Return the content of a file.
 
-    :param is_ours: whether no other user may have a say in where it is; see :mod:`rtunnel.pki.directories`.
-    :raises PkiError: it does not exist, is too large, or cannot be read.
+    :param is_ours: whether no other user may have a say in where it is, see :mod:`rtunnel.pki.directories`, and in what
+        it says.
+    :raises PkiError: it does not exist, is too large, or cannot be read; or another user can have written it.
     """
     with complaints(path, "read"):
         if is_ours:
@@ -113,7 +115,11 @@ def read(path: Path, *, is_ours: bool = True) -> bytes:
         else:
             descriptor = open_to_read(path)
         try:
+            if is_ours:
+                trusted_files.check(path, os.fstat(descriptor))
             return read_all(descriptor, MAX_SIZE)
+        except ConfigError as error:
+            raise PkiError(str(error)) from None
         finally:
             os.close(descriptor)
 

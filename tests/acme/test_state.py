@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def test_only_the_owner_reads_it(state: State) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["app.example.org.pem"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_what_others_can_have_written(state: State) -> None:
+    path = state.certificate("app.example.org")
+    state.write(path, b"key")
+    path.chmod(0o602)
+    with pytest.raises(PkiError, match=f"^every user of this machine may change {path}; run: chmod o-w {path}$"):
+        state.read(path)
 
 
 def test_attempts(state: State) -> None:

@@ -222,3 +222,16 @@ def test_reading(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(PkiError, match="cannot read /dev/zero: it is larger than 16 MB"):
         read(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_reading_what_others_can_have_written(is_ours: bool, tmp_path: Path) -> None:
+    """Where it is ours it is refused, as where others could have put it there."""
+    path = tmp_path / "ca.key"
+    path.write_bytes(b"key")
+    path.chmod(0o602)
+    if not is_ours:
+        assert read(path, is_ours=False) == b"key"
+        return
+    with pytest.raises(PkiError, match=f"^every user of this machine may change {path}; run: chmod o-w {path}$"):
+        read(path)

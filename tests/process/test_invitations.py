@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.needs import LIBOQS, NO_LIBOQS
+from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Process, Twistds
+from tests.process.harness import Process, Twistds, twistd_program
 from tests.process.rtc import check_log
 from tests.process.services import LOOPBACK, Service, fetch, page
 from tests.process.verbs import say
 
 Serve = Callable[..., Service]
+FULL = Path("/dev/full")
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +156,16 @@ def test_ctrl_c_withdraws(two: Two) -> None:
     client = two.connect("anna", secret)
     assert client.wait() == 1
     assert "there is no invitation 1: it was used, withdrawn" in client.output
+
+
+@pytest.mark.skipif(not FULL.exists(), reason=f"there is no {FULL}")
+def test_a_code_that_cannot_be_shown_is_withdrawn(two: Two) -> None:
+    host = two.host("--id=cottage")
+    with FULL.open("w") as full:
+        argv = [twistd_program("rtunnel"), "host", "invite"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, "rtunnel host invite: cannot write: No space left on device\n")
+    host.wait_for("invitation 1 is withdrawn")
 
 
 @pytest.mark.liboqs

@@ -68,7 +68,12 @@ class Options(Verb):
             asked["services"] = self.services
         found = tell(path, "invite", asked, TIMEOUT)
         try:
-            self._tell(found)
+            try:
+                self._tell(found)
+            except OSError:
+                # Nobody has seen the code, and whoever finds half of it shall have nothing.
+                tell(path, "withdraw", {"number": found["number"]})
+                raise
             self._wait(path, found)
         except KeyboardInterrupt:
             self._withdraw(path, found["number"])
