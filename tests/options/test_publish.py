@@ -40,7 +40,7 @@ def udp(port: int, local: str, name: str = "") -> TunnelSettings:
         ("tcp:8080=unix:/run/my app", [tcp(8080, "unix:/run/my app")]),
         ("tcp:8080=unix:/run/a:timeout=5", [tcp(8080, "unix:/run/a:timeout=5")]),
         ("tcp:8080=tcp:host:80:timeout=5", [tcp(8080, "tcp:host:80:timeout=5")]),
-        ("tcp:8080=unix:/" + "x" * 300, [tcp(8080, "unix:/" + "x" * 300)]),
+        ("tcp:8080=unix:/" + "x" * 106, [tcp(8080, "unix:/" + "x" * 106)]),
         ("tcp:6000-6002=127.0.0.1:7000-7002", [tcp(6000 + n, f"127.0.0.1:{7000 + n}") for n in range(3)]),
         ("tcp:6000-6001=[::1]:6000-6001", [tcp(6000, "[::1]:6000"), tcp(6001, "[::1]:6001")]),
         ("tcp:6000-6001=6000-6001", [tcp(6000, ":6000"), tcp(6001, ":6001")]),
