@@ -217,17 +217,20 @@ class ClientProtocol(WebSocketClientProtocol):
         if not self._heard:
             self.give_up(f"nothing was heard from it for {PING_EVERY:g} s, not even the answer to a ping")
             return
-        self._heard = False
         # The complaint did not end the connection.
         self._complaint = ""
+        self._ask()
+
+    def _ask(self) -> None:
+        # Whoever asks, the server has as long to answer.
+        self._heard = False
         self._wait(PING_EVERY, self._look)
         self.sendPing(_ALIVE)
 
     def prove(self) -> None:
         """Find out whether the server is there: until it has sent something, :attr:`is_proved` is false."""
-        if self._is_registered and self._heard and not self._goodbye:
-            self._heard = False
-            self.sendPing(_ALIVE)
+        if self._is_registered and self._heard and self.state == self.STATE_OPEN:
+            self._ask()
 
     @property
     def is_proved(self) -> bool:

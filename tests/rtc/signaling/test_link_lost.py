@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
 from rtunnel.rtc.signaling import client_protocol, link as signal_link
@@ -138,6 +139,22 @@ async def test_a_dead_server_is_noticed(world: World, monkeypatch: pytest.Monkey
     server.answers_pings = False
     await world.until(lambda: user.downs, "it is down")
     assert user.downs == ["nothing was heard from it for 1 s, not even the answer to a ping"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_asked_in_between_has_as_long_to_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_protocol, "PING_EVERY", 2.0)
+    server = own(world)
+    link, user = await world.up(server.port)
+    server.answers_pings = False
+    await deferLater(world.reactor, 1.0)
+    asked_at = world.reactor.seconds()
+    link.prove()
+    await world.until(lambda: user.downs, "it is down")
+    assert world.reactor.seconds() - asked_at >= 2.0
+    assert user.downs == ["nothing was heard from it for 2 s, not even the answer to a ping"]
 
 
 @pytest_twisted.ensureDeferred
