@@ -28,8 +28,11 @@ class Connection(Protocol):
     address_prefix: str
     touched: bool
 
-    def tick(self, now: float) -> None:
-        """Check the time-outs."""
+    def tick(self, now: float, was_stopped: bool) -> None:
+        """Check the time-outs.
+
+        :param was_stopped: whether this process has not run for a while, in which it heard nobody.
+        """
 
     def go_away(self) -> None:
         """Tell the peer that the server is going down, and close."""

@@ -34,6 +34,9 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
+#: More seconds than this between two looks at all connections, and the process was stopped.
+STOPPED = 2.0
+
 
 class _Door(QuietFactory):
     """Refuses connections beyond the limit for their address before they cost anything."""
@@ -62,6 +65,7 @@ class SignalServer(MultiService):
         self.setName("rtc-signal")
         self.reactor = reactor
         self._times = times
+        self._looked_at = reactor.seconds()
         self._log_limiter = LogLimiter(self.log, reactor)
         memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.factory = ServerFactory(reactor, settings, times, self._log_limiter, memory)
@@ -131,7 +135,8 @@ class SignalServer(MultiService):
 
     def _look(self) -> None:
         now = self.reactor.seconds()
-        ticks: list[Callable[[], object]] = [partial(connection.tick, now) for connection in self.connections]
+        was_stopped, self._looked_at = now - self._looked_at > STOPPED, now
+        ticks: list[Callable[[], object]] = [partial(each.tick, now, was_stopped) for each in self.connections]
         if self.crossing is not None:
             ticks.append(self.crossing.claims.tick)
         do_all([self._log_limiter.tick, self.factory.memory.tick, self.factory.paces.go_on, *ticks, self.look_at_files])

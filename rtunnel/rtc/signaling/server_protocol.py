@@ -151,9 +151,9 @@ class ServerProtocol(WebSocketServerProtocol):
         log = self._log_limiter.warn if is_client else _log.debug
         log("connection from {peer} closed: {why}", peer=self.peer_name, why=why)
 
-    def tick(self, now: float) -> None:
-        """Check the time-outs, and ping when it is time."""
-        if self.pace.is_waiting:
+    def tick(self, now: float, was_stopped: bool) -> None:
+        """See :class:`~rtunnel.rtc.signaling.connections.Connection`. Ping when it is time."""
+        if self.pace.is_waiting or was_stopped:
             # We do not hear what it says, and that is no fault of its own.
             self._heard = now
             if self._probe is not None:

@@ -25,7 +25,7 @@ class Fake:
         self._connections = connections
         connections.add(self)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, was_stopped: bool) -> None:
         pass
 
     def go_away(self) -> None:

@@ -225,7 +225,7 @@ async def test_who_keeps_the_server_busy_is_read_slowly(
 
     await until(waiting)
     for connection in waiting():
-        connection.tick(reactor.seconds() + 3600)
+        connection.tick(reactor.seconds() + 3600, False)
     await until(lambda: "is read slowly" in str(signaling.lines("warn")))
     for number in range(100):
         assert (await host.take())["payload"][0] == number

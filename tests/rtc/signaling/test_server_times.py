@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling.limits import TIMES
 from rtunnel.rtc.signaling.pace import ADDRESS_BURST, BYTES, PIECE
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.share import Share
@@ -31,6 +32,13 @@ class Setting:
         return Connection(self, data)
 
     def wait(self, seconds: float) -> None:
+        while seconds > 0:
+            step = min(seconds, TIMES.look_every)
+            seconds -= step
+            self.stop(step)
+
+    def stop(self, seconds: float) -> None:
+        """Let time pass in which the process does not run."""
         self.clock.advance(seconds)
         self.server._look()
 
@@ -99,6 +107,27 @@ def test_ping_every_54_s_and_drop_after_60(setting: Setting) -> None:
     setting.wait(0.2)
     assert connection.aborted()
     assert setting.server.switchboard.hosts == 0
+
+
+def test_time_in_which_the_process_was_stopped(setting: Setting) -> None:
+    connection = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    setting.stop(70)
+    assert len(connection.payloads(PING)) == 1
+    setting.wait(59.5)
+    assert not connection.aborted()
+    setting.wait(0.5)
+    assert connection.aborted()
+
+
+def test_a_holder_is_asked_by_a_process_that_is_stopped(setting: Setting) -> None:
+    old = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    new = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    setting.stop(10)
+    # It has answered long ago.
+    old.say(frame(old.payloads(PING)[0], opcode=PONG))
+    setting.wait(4)
+    assert not old.aborted()
+    assert new.close_code() == 1008
 
 
 def test_a_goodbye_that_the_network_does_not_take(setting: Setting) -> None:
