@@ -277,6 +277,11 @@ class Lab:
         """Tell nobody that a TCP connection is unknown, as many routers do: it is lost without a word."""
         self.wan.run(need("iptables"), "-I", "FORWARD", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP")
 
+    def set_mtu(self, mtu: int) -> None:
+        """Let the line between nat1 and its provider carry packets of this size."""
+        self.wan.ip(f"link set nat1 mtu {mtu}")
+        self.nat1.ip(f"link set outside mtu {mtu}")
+
     def part(self) -> None:
         """Let no datagram pass between the two homes: they reach the servers only."""
         self.wan.run(

@@ -80,6 +80,19 @@ def test_a_download_goes_on_when_an_address_changes(
         leave_no_trace(end)
 
 
+@pytest.mark.parametrize("mtu", [1280, 1000])
+def test_a_download_goes_on_when_the_path_becomes_narrow(lab: Lab, twistd: Twistds, serve: Serve, mtu: int) -> None:
+    """Even narrower than the packets that every path should take."""
+    lab.start_turn(twistd)
+    tunnel = Tunnel(lab, twistd, serve(paced=paced).address, *STUN)
+    assert tunnel.path.startswith("direct")
+    found, longest = download(tunnel, lambda: lab.set_mtu(mtu))
+    print(f"{mtu}: {longest:.2f} s")
+    assert found == expected(TOTAL, 5)
+    for end in (tunnel.client, tunnel.host):
+        leave_no_trace(end)
+
+
 def test_a_relayed_path_gives_way_to_a_direct_one(lab: Lab, twistd: Twistds, serve: Serve) -> None:
     lab.start_turn(twistd, *long_term("user", "password"))
     lab.part()

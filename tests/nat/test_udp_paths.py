@@ -103,12 +103,6 @@ def start(lab: Lab, twistd: Twistds) -> Iterator[Callable[[], UdpTunnel]]:
         yield start_one
 
 
-def set_mtu(lab: Lab, mtu: int) -> None:
-    """Let the line between nat1 and its provider carry packets of this size."""
-    lab.wan.ip(f"link set nat1 mtu {mtu}")
-    lab.nat1.ip(f"link set outside mtu {mtu}")
-
-
 def test_nat_does_not_forget_an_idle_path(lab: Lab, start: Callable[[], UdpTunnel]) -> None:
     """After a silence that is longer than the NAT's memory, it is the server that has something to say."""
     memory = 20
@@ -162,7 +156,7 @@ def test_udp_is_blocked_and_let_through(lab: Lab, start: Callable[[], UdpTunnel]
 
 @pytest.mark.parametrize("mtu", [1280, 1400])
 def test_mtu(mtu: int, lab: Lab, start: Callable[[], UdpTunnel]) -> None:
-    set_mtu(lab, mtu)
+    lab.set_mtu(mtu)
     tunnel = start()
     tunnel.wait_for(BY_UDP)
     with tunnel.asker() as asker:
@@ -185,7 +179,7 @@ def test_mtu_that_shrinks(mtu: int, lab: Lab, start: Callable[[], UdpTunnel]) ->
             return large_packets(lab) >= before + 2
 
         poll(goes_whole, PATIENCE, "both ends have found the MTU")
-        set_mtu(lab, mtu)
+        lab.set_mtu(mtu)
         began = time.monotonic()
         for size in LARGE, 1452, 8000:
             asker.ask(bytes(size), attempts=30)

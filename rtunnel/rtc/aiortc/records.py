@@ -164,7 +164,8 @@ class Path:
     def send(self, packets: list[bytes], *, fragments: bool = False) -> None:
         """Send packets, or drop them if there is no way to the peer. Those of one size in a row cost the least.
 
-        :param fragments: whether routers may cut them up, as they are larger than the path takes.
+        :param fragments: whether routers may cut them up, as they are larger than the path takes. Those that every path
+            should take may always be cut: they get no smaller.
         """
         pair = self._agent.selected
         if not packets or pair is None or not self._is_open:
@@ -178,7 +179,7 @@ class Path:
             batches = [each for data, _ in batches for each in _split(data)]
         send, addr, fit = cast(Port, pair.protocol).send_records, pair.remote_addr, True
         for data, segment in batches:
-            fit = send(data, segment, addr, fragments=fragments) and fit
+            fit = send(data, segment, addr, fragments=fragments or segment <= SAFE_DATAGRAM) and fit
         if not fit:
             self._too_big(max(map(len, packets)))
 

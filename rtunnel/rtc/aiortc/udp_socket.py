@@ -28,6 +28,8 @@ SOCKET_BUFFER = 1024 * 1024
 MAX_PACKETS = 128
 #: How many bytes are kept while the kernel takes none.
 MAX_KEPT = 256 * 1024
+#: Packets of so many bytes are cut up nowhere, so the socket's option stays as it is for them.
+SMALL = 512
 
 #: What the first byte of a DTLS record may be.
 _DTLS = bytes(range(20, 64))
@@ -84,6 +86,7 @@ class UdpTransport(asyncio.DatagramTransport):
         self._port = port
         self._is_closing = False
         self._fragments = True
+        let_fragment(handle, True)
         self._waiting: deque[tuple[bytes, int, tuple[Any, ...]]] = deque()
         self._kept = 0
         handle.setblocking(False)
@@ -139,12 +142,12 @@ class UdpTransport(asyncio.DatagramTransport):
         :param data: at most :data:`~rtunnel.relay.udp.segments.MAX_SEGMENTS` packets and
             :data:`~rtunnel.relay.udp.segments.MAX_BYTES` bytes, or one larger packet.
         :param segment: the size of each in bytes; the last may be shorter.
-        :param fragments: whether IP may fragment them after all. Then it is one packet only.
+        :param fragments: whether IP may fragment them after all.
         :returns: whether all were small enough for the first link. Larger ones were dropped.
         """
         if self._is_closing:
             return True
-        if fragments is not self._fragments:
+        if fragments is not self._fragments and segment > SMALL:
             self._fragments = fragments
             let_fragment(self._socket, fragments)
         return self._send(data, segment, addr)
