@@ -165,7 +165,7 @@ def test_mtu(mtu: int, lab: Lab, start: Callable[[], UdpTunnel]) -> None:
     assert "by a data connection" not in tunnel.server.output + tunnel.client.output
 
 
-@pytest.mark.parametrize("mtu", [1280, 1400])
+@pytest.mark.parametrize("mtu", [1000, 1280, 1400])
 def test_mtu_that_shrinks(mtu: int, lab: Lab, start: Callable[[], UdpTunnel]) -> None:
     lab.wan.nft(COUNT_LARGE)
     tunnel = start()
@@ -181,7 +181,7 @@ def test_mtu_that_shrinks(mtu: int, lab: Lab, start: Callable[[], UdpTunnel]) ->
         poll(goes_whole, PATIENCE, "both ends have found the MTU")
         lab.set_mtu(mtu)
         began = time.monotonic()
-        for size in LARGE, 1452, 8000:
+        for size in 1100, LARGE, 1452, 8000:
             asker.ask(bytes(size), attempts=30)
         print(f"both ends know the new MTU after {time.monotonic() - began:.1f} s")
     assert "by a data connection" not in tunnel.server.output + tunnel.client.output

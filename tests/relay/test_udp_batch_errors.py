@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rtunnel.relay.udp.batches import BatchSocket
+from rtunnel.wire.datagrams.path_mtu import BASE
 from tests.reverse.net import HOST, reactor
 
 
@@ -18,7 +19,7 @@ class Told:
     def __init__(self, address: tuple[str, int]) -> None:
         self.lost: list[str] = []
         self.too_large: list[int] = []
-        self.udp = BatchSocket(reactor, lambda *_: None, self.lost.append, lambda: None)
+        self.udp = BatchSocket(reactor, lambda *_: None, self.lost.append, lambda: None, BASE)
         self.udp.connect(*address)
 
     def send(self, *packets: bytes) -> None:

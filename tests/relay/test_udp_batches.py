@@ -13,6 +13,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.relay.udp.batches import BatchSocket
 from rtunnel.relay.udp.segments import MAX_SEGMENTS
+from rtunnel.wire.datagrams.path_mtu import BASE
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, until
 
@@ -25,7 +26,7 @@ class Batches:
         self.lost: list[str] = []
         self.too_large: list[int] = []
         self.reads = 0
-        self.udp = BatchSocket(reactor, lambda *got: self.received.append(got), self.lost.append, self._done)
+        self.udp = BatchSocket(reactor, lambda *got: self.received.append(got), self.lost.append, self._done, BASE)
 
     def _done(self) -> None:
         self.reads += 1

@@ -1,7 +1,7 @@
 """UDP between two ends that send each other many packets: several of them in one system call, where the system can.
 
-Packets are never fragmented, and one that is too large for the way is refused or lost, so that whoever sends can find
-out what gets through (RFC 8899).
+Packets that every way should take may be fragmented. A larger one is refused or lost where it is too large, so that
+whoever sends can find out what gets through (RFC 8899).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from rtunnel.relay.udp.segments import (
     MAX_BYTES,
     MAX_SEGMENTS,
+    SMALL,
     knows_segments,
     let_fragment,
     receive_together,
@@ -37,7 +38,9 @@ SEND_BUFFER = 1 << 20
 class BatchSocket(UdpSocket):
     """One UDP socket whose packets go out, and come in, several at a time.
 
-    The parameters are those of :class:`UdpSocket`.
+    The parameters are those of :class:`UdpSocket`, and:
+
+    :param base: the size of packets, in bytes, up to which they may be fragmented: no smaller ones take their place.
     """
 
     def __init__(
@@ -46,12 +49,16 @@ class BatchSocket(UdpSocket):
         received: Callable[[bytes, Address], None],
         lost: Callable[[str], None],
         done: Callable[[], None],
+        base: int,
     ) -> None:
         super().__init__(reactor, received, lost, done=done)
+        self._base = base
         self._segments = False
+        self._fragments = False
 
     def _use(self, handle: socket.socket) -> None:
         super()._use(handle)
+        self._fragments = False
         let_fragment(handle, False)
         receive_together(handle)
         self._segments = knows_segments(handle)
@@ -67,12 +74,20 @@ class BatchSocket(UdpSocket):
         while start < count and self._socket is not None:
             end = self._end_of_batch(packets, start) if self._segments else start + 1
             data, address = packets[start]
+            self._let_fragment(len(data))
             if end == start + 1:
                 self._send_one(data, address, too_large)
             elif not self._send_batch([packet for packet, _ in packets[start:end]], address):
                 for packet, _ in packets[start:end]:
                     self._send_one(packet, address, too_large)
             start = end
+
+    def _let_fragment(self, size: int) -> None:
+        fragments = size <= self._base
+        if fragments is not self._fragments and size > SMALL:
+            assert self._socket is not None
+            self._fragments = fragments
+            let_fragment(self._socket, fragments)
 
     @staticmethod
     def _end_of_batch(packets: Sequence[tuple[bytes, Address | None]], start: int) -> int:

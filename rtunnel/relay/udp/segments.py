@@ -13,6 +13,8 @@ from struct import Struct
 
 #: How many packets, and how many bytes of them, one call takes.
 MAX_SEGMENTS, MAX_BYTES = 64, 65_000
+#: Packets of so many bytes are cut up nowhere, so it does not matter for them who may fragment.
+SMALL = 512
 #: Room for what tells the size of packets that came together, in bytes.
 ROOM = 64
 

@@ -33,6 +33,7 @@ from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams import messages
 from rtunnel.wire.datagrams.packets import Opener, Sealer, packet_id
 from rtunnel.wire.datagrams.path import Path
+from rtunnel.wire.datagrams.path_mtu import BASE
 
 #: Flows of a client.
 MAX_FLOWS = 16384
@@ -205,7 +206,7 @@ class ClientDatagrams:
             return
         client, server, cipher = secrets
         self._id = id
-        self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush)
+        self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush, BASE)
         try:
             self._socket.connect(host, port)
         except OSError as error:

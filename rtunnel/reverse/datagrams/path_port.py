@@ -19,6 +19,7 @@ from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.datagrams.packets import packet_id
+from rtunnel.wire.datagrams.path_mtu import BASE
 
 
 class PathPort(Service):
@@ -36,7 +37,7 @@ class PathPort(Service):
     def __init__(self, reactor: Any, address: UdpAddress | None, control: Callable[[], Any]) -> None:
         self._address = address
         self._control = control
-        self._socket = BatchSocket(reactor, self._received, self._lost, self._done)
+        self._socket = BatchSocket(reactor, self._received, self._lost, self._done, BASE)
         self._paths: dict[int, Datagrams] = {}
         self._touched: dict[Datagrams, None] = {}
         self._limiter = LogLimiter(self.log, reactor, most=1)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rtunnel.relay.udp.segments import (
     ROOM,
+    SMALL,
     knows_segments,
     let_fragment,
     receive_together,
@@ -28,8 +29,6 @@ SOCKET_BUFFER = 1024 * 1024
 MAX_PACKETS = 128
 #: How many bytes are kept while the kernel takes none.
 MAX_KEPT = 256 * 1024
-#: Packets of so many bytes are cut up nowhere, so the socket's option stays as it is for them.
-SMALL = 512
 
 #: What the first byte of a DTLS record may be.
 _DTLS = bytes(range(20, 64))
