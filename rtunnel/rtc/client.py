@@ -276,7 +276,7 @@ class RtcClient(DrainingService):
     def signaling_down(self, reason: str) -> None:
         """Give up an offer without an answer, since it may be lost. An established connection stays."""
         peer = self._peer
-        if peer is None or not peer.may_restart or self.signaling.is_reference:
+        if peer is None or not peer.needs_id or self.signaling.is_reference:
             # The server may still have the old connection, and we would have to wait for our old ID.
             self.signaling.identity = str(uuid.uuid4())
         if self.invited is not None:

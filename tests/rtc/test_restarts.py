@@ -11,6 +11,7 @@ from rtunnel.rtc.aiortc.sessions import consent
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.peers import host_peer
+from rtunnel.rtc.peers.client_peer import ClientPeer
 from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.wire.webrtc.signaling import OFFER, Extension, Signal, description_payload
 from tests.reverse.net import Peer, turns, until
@@ -79,6 +80,28 @@ async def test_streams_go_on_over_another_path(rtc: World, without: str) -> None
     assert " lost: the peer" not in rtc.lines.text
     assert rtc.lines.text.count("connected to host") == 1
     assert ("does not answer any more, and nor does a peer" in rtc.lines.text) == bool(without)
+
+
+@pytest_twisted.ensureDeferred
+async def test_signaling_that_was_lost_on_the_way_to_a_connection(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client comes back with its ID, so the host knows whose path has failed later."""
+    take_answer = ClientPeer.take_answer
+    cut: list[bool] = []
+
+    def take_it_and_lose_signaling(peer: ClientPeer, payload: object) -> None:
+        take_answer(peer, payload)
+        if not cut:
+            cut.append(peer.is_connected)
+            peer._signaling.connection.transport.abortConnection()  # type: ignore[union-attr]
+
+    monkeypatch.setattr(ClientPeer, "take_answer", take_it_and_lose_signaling)
+    ends = await Ends.make(rtc)
+    await until(lambda: ends.client.signaling.up, "signaling again")
+    assert cut == [False]
+    for end in (ends.client, ends.host):
+        silence(end)
+    await ends.echo(b"after")
+    assert rtc.lines.text.count("connected to host") == 1
 
 
 @pytest_twisted.ensureDeferred

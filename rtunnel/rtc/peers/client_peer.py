@@ -79,11 +79,15 @@ class ClientPeer(Peer):
         return self._client.invited.confirmation if self._client.invited is not None else None
 
     @property
+    def needs_id(self) -> bool:
+        """Whether another offer, under our ID of now, could be one on this connection."""
+        is_known = self._identity == self._client.signaling.identity
+        return is_known and self.peer_extension is not None and self.peer_extension.ice_restart
+
+    @property
     def may_restart(self) -> bool:
         """Whether the host would answer another offer on this connection, and not take it for a new one."""
-        extension = self.peer_extension
-        is_known = self._identity == self._client.signaling.identity
-        return self.is_connected and is_known and extension is not None and extension.ice_restart
+        return self.is_connected and self.needs_id
 
     def restart(self) -> None:
         """Look for another path, or go on with it, if that is needed and possible."""
