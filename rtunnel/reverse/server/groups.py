@@ -67,7 +67,7 @@ class Group:
         self._members: dict[Backend, None] = {}
         self._only: Backend | None = None
         self._line = Line(reactor, self._time_is_over)
-        self._last_holders: Collection[object] = ()
+        self._last_holders: list[object] = []
         self._last_party = ""
 
     def __len__(self) -> int:
@@ -113,8 +113,7 @@ class Group:
         """Return why *backend* may not serve beside the members, as its operator should know it; empty if it may."""
         if self._is_open or not self._members:
             return ""
-        members = [member for member in self._members if not member.gives_way_to(backend)]
-        if not members:
+        if not (members := [member for member in self._members if not member.gives_way_to(backend)]):
             return ""
         what, own, rules = self.public.host or self.public, backend.rules, self.rules
         if any(member.session is backend.session and not backend.is_elsewhere for member in members):
@@ -134,6 +133,7 @@ class Group:
         if not self._members:
             if not self.may_return(backend):
                 self._line.turn_away()
+                self._last_holders = []
             if not self._is_open:
                 if backend.rules != self.rules:
                     self.rules = backend.rules
@@ -158,7 +158,7 @@ class Group:
 
     def may_return(self, backend: Backend) -> bool:
         """Return whether *backend* is of the client or group that those wait for who came when it was away."""
-        if self._is_open or backend.session.holder in self._last_holders:
+        if self._is_open or backend.holder in self._last_holders:
             return True
         if backend.party and backend.party == self._last_party:
             return True
@@ -177,13 +177,15 @@ class Group:
         self._backends.leave(backend)
         backend.group = None
         if self._members:
+            if not backend.is_elsewhere:
+                self._last_holders = [backend.holder]  # by which its client comes back here if other nodes lose it too
             self.limit(backend)
             self.on_change()
             return
         self._line.stop_serving()
         self._line.stop_holding()
         self._last_party = backend.party
-        self.expect([backend.session.holder], hold, may_stay)
+        self.expect([backend.holder, *self._last_holders][:2], hold, may_stay)
         self.on_change()
 
     # Waiting
@@ -195,7 +197,7 @@ class Group:
         :param hold: see :meth:`leave`.
         :param may_stay: see :meth:`leave`.
         """
-        self._last_holders = holders
+        self._last_holders = [*holders]
         if hold > 0:
             self._line.hold(hold, may_stay)
         else:
@@ -204,7 +206,7 @@ class Group:
     @property
     def holders(self) -> Collection[Any]:
         """Whose tunnels serve, or are waited for."""
-        return [member.session.holder for member in self._members] or self._last_holders
+        return [member.holder for member in self._members] or self._last_holders
 
     @property
     def is_held(self) -> bool:

@@ -102,6 +102,11 @@ class Backend:
         return self.session.client_name if self.behalf is None else self.behalf.client
 
     @property
+    def holder(self) -> tuple[str, str]:
+        """Whose it is; see :attr:`ISession.holder`. At another node, that of a client without a name is the node's."""
+        return self.session.holder if self.behalf is None or not self.behalf.client else (self.behalf.client, "")
+
+    @property
     def number_of_claim(self) -> int:
         """The fencing number of its claim; 0: there is none."""
         if self.behalf is not None:

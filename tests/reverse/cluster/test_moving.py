@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
+from rtunnel.access.admission import AdmissionSettings
+from rtunnel.access.tokens import parse_tokens
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.cluster.claims import link_of
 from rtunnel.wire.limits import LinkLimits
@@ -16,6 +18,9 @@ from tests.ports import free_port
 from tests.reverse.cluster.parts import HOSTS, Cluster, two_nodes
 from tests.reverse.net import HOST, until
 from tests.reverse.world import World
+
+TOKENS = AdmissionSettings(tokens=parse_tokens(["laptop:0123456789abcdef", "phone:fedcba9876543210"]))
+LAPTOP, PHONE = "0123456789abcdef", "fedcba9876543210"
 
 
 def lead_to(client: Any, node: Any) -> None:
@@ -119,6 +124,55 @@ async def test_visitors_at_other_nodes_wait_for_a_client_that_is_lost(world: Wor
     # When it leaves in good order, nobody waits.
     await client.stopService()
     await until(lambda: not first.ports.groups and not second.ports.groups, "the port is free at both nodes")
+
+
+@ensureDeferred
+async def test_visitors_wait_at_both_nodes_for_a_client_that_is_started_again(world: World) -> None:
+    """Both nodes have lost it. Each of them knows it again, whichever of its links comes first."""
+    cluster, first, second = await two_nodes(world, hold=PATIENCE)
+    echo, port = await world.echo(), free_port()
+    publish, both = f"tcp:{port}={HOST}:{echo.port}", (DialAddress.parse(second.control.local_address),)
+    client = cluster.client(first, publish, links=2, other_servers=both)
+    for node in cluster.nodes:
+        await cluster.serves(node, 2)
+    await is_killed(client, cluster)
+    visitors = [await world.visitor(port, to=host) for host in HOSTS[:2]]
+    await until(lambda: all(len(node.visitors) for node in cluster.nodes), "they wait")
+    cluster.client(first, publish, links=2, other_servers=both)
+    for visitor in visitors:
+        visitor.send(b"hello")
+        await visitor.has(b"hello")
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+@ensureDeferred
+async def test_who_is_waited_for_at_other_nodes(world: World, is_same: bool) -> None:
+    """A client that is known by its name, whichever node it comes back to; not another one that takes the place."""
+    cluster, first, second = await two_nodes(world, hold=PATIENCE, admission=TOKENS)
+    echo, port = await world.echo(), free_port()
+    publish = f"tcp:{port}={HOST}:{echo.port}"
+    client = cluster.client(first, publish, token=LAPTOP)
+    await cluster.serves(second)
+    await is_killed(client, cluster)
+    visitor = await world.visitor(port, to=HOSTS[1])
+    await until(lambda: len(second.visitors), "he waits")
+    if is_same:
+        cluster.client(second, publish, token=LAPTOP)
+        visitor.send(b"hello")
+        await visitor.has(b"hello")
+    else:
+        cluster.client(first, publish, token=PHONE)
+        await until(lambda: visitor.over, "he has waited for somebody else")
+
+
+async def is_killed(client: Any, cluster: Cluster) -> None:
+    """All links of *client* are lost, and it makes no others."""
+    for node in cluster.nodes:
+        for session in node.sessions:
+            session.transport.abortConnection()
+    await client.stopService()
+    for node in cluster.nodes:
+        await cluster.serves(node, 0)
 
 
 @ensureDeferred
