@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pytest_twisted import ensureDeferred
 
 from rtunnel.access.rules import read_rules
-from rtunnel.addresses import DialAddress
+from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.services.health_settings import HealthSettings
 from rtunnel.wire.frames import ERROR
@@ -16,14 +17,32 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.datagrams.parts import ask, can_bind_udp, published
 from tests.reverse.net import BOTH_PLANES, HELLO, HOST, INIT, READY, Peer, can_bind, hello, is_refused, turns, until
-from tests.reverse.world import World
+from tests.reverse.test_changes_https import Site
+from tests.reverse.world import World, port_of
 from tests.rtc.udp.parts import Echo, Program
 
 ALL = ["withdraw", "rules", "hosts"]
+GET = b"GET / HTTP/1.1\r\nHost: app\r\n\r\n"
 
 
 def tcp(port: int, service: int, **more: Any) -> TunnelSettings:
     return TunnelSettings(port, DialAddress.parse(f"{HOST}:{service}"), **more)
+
+
+def named(service: Any) -> TunnelSettings:
+    return TunnelSettings(0, DialAddress.parse(f"{HOST}:{service.port}"), protocol="http", host="app")
+
+
+def sites(service: Any) -> list[Site]:
+    return [site for site in service.peers if isinstance(site, Site)]
+
+
+async def answer(visitor: Peer) -> bytes:
+    """Make a request, and return what the answer ends with."""
+    visitor.received.clear()
+    visitor.send(GET)
+    await until(lambda: visitor.received.endswith((b"\r\n\r\nformer", b"\r\n\r\nnext")), "an answer")
+    return bytes(visitor.received).rpartition(b"\r\n")[2]
 
 
 def address(echo: Echo) -> DialAddress:
@@ -89,6 +108,34 @@ async def test_another_service_takes_over_without_a_gap(world: World) -> None:
     await talk(await world.visitor(port), next_, 0, b"the next one")
     assert not world.lines("withdrawn")
     assert len(world.lines("is published")) == 1
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_requests_go_to_another_service(world: World) -> None:
+    """Not over a stream to the former one that is kept, nor over one that still carried a request."""
+    server = world.server(http_listen=ListenAddress.parse(f"{HOST}:0"))
+    former, next_ = [await world.service(partial(Site, name)) for name in (b"former", b"next")]
+    client = world.client(server)
+    await client.apply([named(former)])
+    await world.reachable()
+    one, two = [await world.visitor(port_of(server.named.listeners["http"])) for _ in range(2)]
+    assert await answer(one) == b"former"
+    two.send(GET.replace(b"/", b"/later", 1))
+    await until(lambda: any(site.is_asked for site in sites(former)), "a request is under way")
+    # The only stream that was kept carries it now.
+    assert await answer(one) == b"former"
+    await client.apply([named(next_)])
+    await world.logged("leads elsewhere from now on")
+    [session] = server.sessions
+    [backend] = session.backends.values()
+    await until(lambda: backend.services, "the server knows")
+    assert await answer(one) == b"next"
+    [late] = [site for site in sites(former) if site.is_asked]
+    late.send(late.answer)
+    await until(lambda: two.received.endswith(b"former"))
+    assert await answer(two) == b"next"
+    assert await answer(one) == b"next"
 
 
 @ensureDeferred

@@ -50,6 +50,7 @@ class Balanced:
         upstreams = self._of.get(backend)
         if upstreams is None:
             upstreams = self._of[backend] = self._build(backend)
+        upstreams.lead_to(backend.services)
         upstream = upstreams.take(may_repeat=may_repeat) or upstreams.open(visitor)
         if upstream is not None:
             upstream.member = backend

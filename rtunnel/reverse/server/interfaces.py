@@ -61,6 +61,7 @@ class Backend:
     :ivar account: counts what its visitors send and get; set with *public*.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
+    :ivar services: how often its client has named a service that passes, which may be another one each time.
     :ivar avoided_until: it has just refused a request, so that others come first until then.
     :ivar load: how many visitors it has; with ``http``, requests. Only groups that need it keep it up to date.
     :ivar behalf: whose it is, if it is at another node of the cluster, which passes it on; None: the session's own.
@@ -80,6 +81,7 @@ class Backend:
     account: Account = field(init=False)
     group: Any = None
     is_ready: bool = True
+    services: int = 0
     avoided_until: float = 0.0
     load: int = 0
     behalf: Behalf | None = None
@@ -112,6 +114,12 @@ class Backend:
         if self.behalf is not None:
             return self.behalf.number
         return 0 if self.claim is None else self.claim.number
+
+    def hear(self, *, is_ready: bool) -> bool:
+        """Take note of what its client says about its service. Return whether that is news."""
+        self.services += is_ready
+        is_news, self.is_ready = self.is_ready != is_ready, is_ready
+        return is_news
 
     def gives_way_to(self, other: Backend) -> bool:
         """Whether it is out of date where *other* serves: at another node, of another owner, by an older claim."""

@@ -323,10 +323,11 @@ class ServerSession(CarryingSession):
             self._info("client {peer}: {place} withdrawn", place=place)
 
     def _tunnel_state(self, event: events.TunnelState) -> None:
-        backend = self.backends.get(event.number)
-        if backend is not None and backend.is_ready != event.is_ready:
-            backend.is_ready = event.is_ready
-            self._server.nodes.say_state(backend)
+        if (backend := self.backends.get(event.number)) is None:
+            return
+        is_news = backend.hear(is_ready=event.is_ready)
+        self._server.nodes.say_state(backend)
+        if is_news:
             text = "passes its health check again" if event.is_ready else "fails its health check ({why})"
             self._info(f"client {{peer}}: its service of {{place}} {text}", place=backend.place, why=event.why)
 

@@ -51,6 +51,8 @@ class Upstreams:
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
         self._all: set[Upstream] = set()
+        self._former: set[Upstream] = set()
+        self._service = 0
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -72,6 +74,16 @@ class Upstreams:
         :param refused: those by which it has not reached the service. There is no other service.
         """
         return None if refused else self.take(may_repeat=may_repeat) or self.open(visitor)
+
+    def lead_to(self, service: int) -> None:
+        """Send no more requests over the streams that there are, if they lead to another service than new ones do.
+
+        :param service: another number than before, if it may be another service.
+        """
+        if service != self._service:
+            self._service = service
+            self._former = set(self._all)
+            self._leave_idle()
 
     def take(self, *, may_repeat: bool) -> Upstream | None:
         """Return a stream that waits; None: there is none that would do.
@@ -115,6 +127,7 @@ class Upstreams:
     def _free(self, upstream: Upstream) -> None:
         upstream.rests_since = self._seconds()
         is_wanted = not self._is_closed and len(self._idle) < MOST_IDLE
+        is_wanted = is_wanted and upstream not in self._former
         if upstream.is_reusable and is_wanted and self._may_keep(upstream):
             self._idle[upstream] = None
         else:
@@ -130,6 +143,7 @@ class Upstreams:
         self._idle.pop(upstream, None)
         self._leaving.pop(upstream, None)
         self._all.discard(upstream)
+        self._former.discard(upstream)
         self._count()
         self._on_lost(upstream)
 
@@ -149,6 +163,9 @@ class Upstreams:
     def close(self) -> None:
         """Close those that wait, and the others once their answer is complete."""
         self._is_closed = True
+        self._leave_idle()
+
+    def _leave_idle(self) -> None:
         idle, self._idle = self._idle, {}
         for upstream in idle:
             self._leave(upstream)
