@@ -307,3 +307,28 @@ async def test_settings_that_are_read_again() -> None:
     await world.unpublish("tcp:3")
     assert world.served == ["tcp:5=5", "tcp:4=4u"]
     assert world.store.kept == []
+
+
+@ensureDeferred
+async def test_a_successor_goes_on_with_what_was_changed() -> None:
+    """With another service in the place of the settings' one, too, and however often there is a successor."""
+    world = World()
+    await world.unpublish("tcp:1")
+    await world.publish("tcp:1=9", "tcp:3=3")
+    for _ in range(2):
+        heir = World()
+        heir.publishing.inherit(world.publishing.state())
+        assert heir.served == ["tcp:2=2", "tcp:1=9u", "tcp:3=3u"]
+        world = heir
+
+
+@ensureDeferred
+async def test_a_successor_after_other_settings() -> None:
+    """What the settings of the start had counts no more: a successor reads those of its own."""
+    world = World()
+    await world.unpublish("tcp:1")
+    await world.client.apply(publish("tcp:1=1,tcp:5=5"), None)
+    world.publishing.settings_apply(Reader())
+    assert world.publishing.state() == {"added": [], "unpublished": []}
+    await world.unpublish("tcp:5")
+    assert world.publishing.state() == {"added": [], "unpublished": ["tcp:5"]}

@@ -82,6 +82,8 @@ class Publishing:
         self._unusable: list[object] = []
         # What was added until the restart, as the operator would write it.
         self._added: dict[Place, object] = {}
+        # What the settings have, and was taken away until the restart.
+        self._unpublished: set[str] = set()
         for written in kept:
             try:
                 new = _New(reader, self.settings.tunnels, [written], KEPT)
@@ -167,6 +169,7 @@ class Publishing:
             gone |= {tunnel.place: tunnel for tunnel in self._meant(written, present)}
         left = [tunnel for tunnel in present if tunnel.place not in gone]
         await self._change(left, _without(self._kept, gone))
+        self._unpublished.update(tunnel.shown_place for tunnel in gone.values() if not tunnel.added)
         return {
             "tunnels": [
                 {"tunnel": tunnel.shown_place, "service": tunnel.local.in_full, "added": tunnel.added or None}
@@ -174,21 +177,25 @@ class Publishing:
             ]
         }
 
+    def settings_apply(self, reader: IReader) -> None:
+        """Take note that all tunnels of other settings are served from now on, with what was added beside them."""
+        self.reader = reader
+        self._unpublished.clear()
+
     # An upgrade
 
     def state(self) -> dict[str, Any]:
         """Return what was changed until the restart, as JSON has it, for the process that takes the place of this."""
         present = {tunnel.place: tunnel for tunnel in self._present}
         added = [self._added[place] for place, each in present.items() if each.added == UNTIL_RESTART]
-        gone = [tunnel.shown_place for tunnel in self.settings.tunnels if tunnel.place not in present]
-        return {"added": added, "unpublished": gone}
+        return {"added": added, "unpublished": sorted(self._unpublished)}
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Serve what the predecessor has served, before this client starts. What the settings lack is not given up.
 
         :raises ConfigError: a tunnel cannot be, beside those of the settings of now.
         """
-        gone = frozenset(state["unpublished"])
+        self._unpublished = gone = set(state["unpublished"])
         tunnels: Sequence[TunnelSettings] = [each for each in self._present if each.shown_place not in gone]
         there = {each.place for each in tunnels}
         acme = None

@@ -45,7 +45,7 @@ def reloadable(client: TunnelClient, publishing: Publishing) -> Reloadable:
             links.wanted.dial_with(before.dial_timeout, check=before.check_services)
             raise
         links.set_dial_timeout(settings.dial_timeout)
-        publishing.reader = TunnelReader(new.resolved)
+        publishing.settings_apply(TunnelReader(new.resolved))
 
     parts = (Part(_TUNNELS | acme, tunnels), drain_of(client), budget_of(links.memory))
     return Reloadable(client, parts, others=use)
