@@ -109,9 +109,11 @@ class SealedChannel:
 
     def message_received(self, data: bytes) -> None:
         """Pass a message on, if it is authentic."""
-        assert self._seals is not None
+        seals = self._seals
+        if seals is None:
+            return  # the end of all channels has come first, and of those below only later
         try:
-            message, text = self._seals.open(data, self._owner.now if not self.reliable else 0.0)
+            message, text = seals.open(data, self._owner.now if not self.reliable else 0.0)
         except ValueError as error:
             self._wrong(str(error))
             return

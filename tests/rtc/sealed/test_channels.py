@@ -363,8 +363,10 @@ def test_a_channel_is_cut(make_pair: Make, reliable: bool) -> None:
 def test_after_the_end_nothing_is_taken(make_pair: Make) -> None:
     trust = Says()
     pair = make_pair(trust).connect()
-    pair.client.open()
+    opened = [pair.client.open(reliable=reliable)[0] for reliable in (True, False)]
     pair.settle()
+    for channel in opened:
+        channel.send(b"under way")
     pair.host.end.session.refuse(Code.UNAUTHORIZED, "a test")
     arrived = pair.host.channels[0]
     assert not arrived.can_send
@@ -373,7 +375,7 @@ def test_after_the_end_nothing_is_taken(make_pair: Make) -> None:
     user = FakeChannelUser()
     pair.client.connection.open_channel("tcp-x").use(user)
     pair.settle()
-    assert len(pair.host.users) == 1
+    assert [each.told for each in pair.host.users] == [["closed"]] * 2
     pair.wait(LINGER)
 
 
