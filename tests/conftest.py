@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import settings
 from rtunnel.upkeep.debug_log import DebugLog
 from tests.examples import USUAL
 from tests.needs import LIBOQS, take_descriptors
+from tests.no_collector import no_collector
 
 pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
@@ -84,3 +86,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores, min(5 * cores, memory_to_spare() // (2 * WORKER)))
+
+
+@pytest.fixture
+def steady_descriptors() -> Iterator[None]:
+    """What tests before this one have left to the garbage collector is closed by now, and not in the middle of it."""
+    with no_collector():
+        yield

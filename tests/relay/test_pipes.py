@@ -33,6 +33,7 @@ def test_size_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert size(0) < 1 << 18
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 def test_few_pipes_are_kept() -> None:
     before = open_descriptors()
     pool = Pipes()

@@ -200,6 +200,7 @@ def test_end_of_a_stream_is_told(pair: tuple[Descriptor, Descriptor]) -> None:
     assert not poller
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
     """Another socket may get its descriptor's number at once."""
     reactor = Readers()
@@ -222,6 +223,7 @@ def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
         poller.removeWriter(heir)
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descriptor, Descriptor]) -> None:
     """Both were ready at once. The first closes the second and dials: the dial gets the number, and the event."""
     poller = Poller(Readers())

@@ -21,6 +21,7 @@ from rtunnel.access.public import Public
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.upkeep import accepting
+from tests.no_collector import no_collector
 from tests.ports import free_port
 from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, R_RESET, Full, attach, session_of, tickets_of
 from tests.reverse.net import (
@@ -45,20 +46,21 @@ from tests.reverse.world import World
 def descriptors_left(count: int) -> Iterator[None]:
     """This process may open so many more."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + count, before[1]))
     held = []
-    try:
-        with suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(count):
-            os.close(held.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for number in held:
-            os.close(number)
+    with no_collector():
+        highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + count, before[1]))
+        try:
+            with suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            for _ in range(count):
+                os.close(held.pop())
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for number in held:
+                os.close(number)
 
 
 def was_reset(sock: socket.socket) -> bool:

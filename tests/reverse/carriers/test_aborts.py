@@ -4,7 +4,6 @@ reaches another.
 
 from __future__ import annotations
 
-import gc
 import random
 import socket
 from collections import Counter
@@ -245,9 +244,9 @@ class World:
         self.poller._epoll.close()
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 def test_visitors_who_leave_at_every_moment(sealed: bool) -> None:
-    gc.collect()
     close_idle(PIPES)
     before = open_descriptors()
     # In each run at other moments.

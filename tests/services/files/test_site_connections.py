@@ -37,6 +37,7 @@ def test_who_does_not_read_gets_one_piece_at_most(share: Path) -> None:
     assert len(visit.take()) > 500_000
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 def test_a_large_file_comes_in_pieces(share: Path) -> None:
     content = os.urandom(1_000_000)
     (share / "large").write_bytes(content)
@@ -56,6 +57,7 @@ def test_a_large_file_comes_in_pieces(share: Path) -> None:
     assert open_descriptors() == before
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 @pytest.mark.parametrize("path", [b"/large", b"/", b"/nothing"])
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 @pytest.mark.parametrize("is_begun", [False, True])

@@ -143,6 +143,7 @@ def test_the_directory_itself_may_be_a_link_or_hidden(share: Path, tmp_path: Pat
         assert read(hidden, path) == b"0123456789"
 
 
+@pytest.mark.usefixtures("steady_descriptors")
 def test_nothing_stays_open(share: Path) -> None:
     (share / "loop").symlink_to("loop")
     (share / "out").symlink_to("../outside")
