@@ -185,6 +185,8 @@ class PublishingServer(DrainingService):
         :param goes_elsewhere: its client is sent away, to come back at another node.
         """
         self.nodes.withdraw(backend, is_lost=hold > 0 or goes_elsewhere)
+        if self._stopping:
+            hold = 0.0  # nobody comes to this process any more
         group, backend.public = backend.group, None
         if group is None:
             return None

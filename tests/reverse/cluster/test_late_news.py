@@ -205,3 +205,19 @@ async def test_who_waits_for_a_data_connection_when_the_news_come(world: World, 
     for each in visitor, last:
         each.close()
     await stopped
+
+
+@ensureDeferred
+async def test_news_for_a_node_that_stops(world: World) -> None:
+    """It waits for nobody any more: its places are free."""
+    cluster, first, second = await two_nodes(world, hold=PATIENCE)
+    service = await world.service(Answering)
+    cluster.client(first, f"http:app.example.org={HOST}:{service.port}", reconnect_min=PATIENCE)
+    await cluster.serves(second)
+    [group] = second.names.groups
+    await second.refuse_visitors()
+    (session,) = first.sessions
+    session.transport.abortConnection()
+    await until(lambda: not len(group), "the news")
+    assert not group.is_held_here
+    assert not list(second.names.groups)
