@@ -17,7 +17,7 @@ from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
 #: The most that is moved through a pipe at a time, in bytes; and while others have little to say, who wait meanwhile.
 SPLICE_SIZE, SHORT_SPLICE = 1 << 20, 1 << 18
-#: So many times it is the shorter one after a small read of a local socket.
+#: So many times it is the shorter one after a small read of a local socket, or after datagrams.
 SHORT_TURNS = 32
 #: Reads smaller than this, in bytes, cost no more through a buffer.
 BULK = 32 * 1024

@@ -87,7 +87,7 @@ class _Applies:
         """Let paths that are offered from now on lead elsewhere. Return what could not be bound."""
         server = self._server
         before = server.path_port
-        new = PathPort(server.reactor, settings.udp_listen, lambda: server.control.host)
+        new = PathPort(server.reactor, server.poller, settings.udp_listen, lambda: server.control.host)
         new.name = None  # for a while there are two
         if new.asked == before.bound:
             return None

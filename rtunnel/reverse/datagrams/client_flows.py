@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
+from rtunnel.relay.polled_socket import SHORT_TURNS
 from rtunnel.relay.sockets import text_prefix
 from rtunnel.relay.udp.batches import BatchSocket
 from rtunnel.relay.udp.flows import COST, LASTING_IDLE, FlowTable
@@ -107,12 +108,16 @@ class ClientFlow(ServiceFlow):
 
 
 class ClientFlows:
-    """The flows of a client, see :class:`~rtunnel.services.flow.IFlows`."""
+    """The flows of a client, see :class:`~rtunnel.services.flow.IFlows`.
+
+    :param poller: moves bulk in short turns while datagrams come.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, descriptors: Descriptors) -> None:
+    def __init__(self, reactor: Any, poller: Any, descriptors: Descriptors) -> None:
         self.reactor = reactor
+        self.poller = poller
         self.descriptors = descriptors
         self.table: FlowTable = SharedFlowTable(reactor, MAX_FLOWS, IDLE)
         self.worked: dict[Any, str] = {}
@@ -227,6 +232,7 @@ class ClientDatagrams:
 
     def _received(self, packet: bytes, _source: Address) -> None:
         if packet_id(packet) == self._id:
+            self._owner.poller.short_turns = SHORT_TURNS
             self.carrier.receive_packet(packet, _SERVER)
 
     def _lost(self, why: str) -> None:

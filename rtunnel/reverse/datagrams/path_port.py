@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from rtunnel.addresses import UdpAddress
 from rtunnel.reasons import why_not_listening
 from rtunnel.relay.inheritance import Handed, inheritance
+from rtunnel.relay.polled_socket import SHORT_TURNS
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp.batches import BatchSocket
 from rtunnel.relay.udp.sockets import Address
@@ -25,6 +26,7 @@ from rtunnel.wire.datagrams.path_mtu import BASE
 class PathPort(Service):
     """One UDP socket. If it cannot be bound, datagrams go by data connections.
 
+    :param poller: moves bulk in short turns while datagrams come.
     :param address: where to listen; None: where the control port is.
     :param control: returns the address of the control port; None if there is none yet.
     :ivar refused: how many packets belonged to no path.
@@ -34,7 +36,8 @@ class PathPort(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, address: UdpAddress | None, control: Callable[[], Any]) -> None:
+    def __init__(self, reactor: Any, poller: Any, address: UdpAddress | None, control: Callable[[], Any]) -> None:
+        self._poller = poller
         self._address = address
         self._control = control
         self._socket = BatchSocket(reactor, self._received, self._lost, self._done, BASE)
@@ -153,6 +156,7 @@ class PathPort(Service):
         datagrams.receive_packet(packet, source)
 
     def _done(self) -> None:
+        self._poller.short_turns = SHORT_TURNS
         touched, self._touched = self._touched, {}
         for datagrams in touched:
             datagrams.flush()

@@ -127,7 +127,7 @@ class TunnelServer(PublishingServer):
         self.sni = SniFront(self)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
-        self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
+        self.path_port = PathPort(reactor, self.poller, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
         self.nodes.setServiceParent(self)  # who have to know where the control port is
         self._idle: PeriodicService | None = None

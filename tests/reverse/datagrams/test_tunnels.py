@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.addresses import DialAddress, PortRanges
 from rtunnel.reasons import LOW_PORTS
+from rtunnel.relay.polled_socket import SHORT_TURNS
 from rtunnel.relay.udp.sockets import UdpSocket
 from tests.needs import needs_ipv6
 from tests.ports import free_port
@@ -32,6 +33,21 @@ async def test_every_size_goes_both_ways(world: World) -> None:
     assert world.lines(BY_CONNECTION) == []
     assert len(world.lines(f"{HOST}:{tunnel.port}/udp -> ")) == 1
     assert len(world.lines("go by UDP")) == 2, "each end says it once"
+    visitor.close()
+    await tunnel.end()
+
+
+@ensureDeferred
+async def test_bulk_takes_short_turns_while_datagrams_come(world: World) -> None:
+    """At both ends, as it does beside small requests."""
+    tunnel = await Tunnel(world).begin()
+    await tunnel.way(BY_UDP)
+    ends = tunnel.server.poller, tunnel.client.links.poller
+    for poller in ends:
+        poller.short_turns = 0
+    visitor = Program()
+    await ask(visitor, tunnel.at)
+    assert [poller.short_turns for poller in ends] == [SHORT_TURNS] * 2
     visitor.close()
     await tunnel.end()
 

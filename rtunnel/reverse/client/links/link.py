@@ -95,7 +95,7 @@ class LinkService(HeldConnection[ClientSession]):
         self.poller = links.poller
         self.hedges = links.hedges
         self.wanted = links.wanted
-        self.flows = ClientFlows(reactor, links.visitors.descriptors)
+        self.flows = ClientFlows(reactor, links.poller, links.visitors.descriptors)
         self.target: Target | None = None
         # Those that are still to be tried before the next wait; the key of the one that worked last; and that of one
         # that sent us away, or fell silent.
