@@ -5,7 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rtunnel.cluster.interface import Away
 from rtunnel.cluster.redis_commands import MEANING, NO_PASSWORD, Commands, dial
@@ -27,6 +28,7 @@ async def find_master(reactor: Any, url: ClusterUrl, timeout: float) -> tuple[st
 
     :raises Away: none of them knows.
     """
+    addresses = list(dict.fromkeys(url.addresses))
     answers: list[tuple[int, str, int]] = []
     reasons: dict[tuple[str, int], str] = {}
     enough: Deferred[None] = Deferred()
@@ -37,19 +39,23 @@ async def find_master(reactor: Any, url: ClusterUrl, timeout: float) -> tuple[st
         except Away as away:
             why = _MEANING.get(str(away), str(away))
             reasons[address] = f"Sentinel {shown_address(*address)}: {why}"
-        is_over = len(answers) > len(url.addresses) // 2 or len(answers) + len(reasons) == len(url.addresses)
+        is_over = len(answers) > len(addresses) // 2 or len(answers) + len(reasons) == len(addresses)
         if is_over and not enough.called:
             enough.callback(None)
 
-    asked = [Deferred.fromCoroutine(ask(address)) for address in url.addresses]
+    def failed(failure: Failure) -> None:
+        # Not one that is cancelled as there was enough.
+        if not enough.called:
+            enough.errback(failure)
+
+    asked = [Deferred.fromCoroutine(ask(address)).addErrback(failed) for address in addresses]
     try:
         await enough
     finally:
         for each in asked:
-            each.addErrback(lambda failure: failure.trap(CancelledError))
             each.cancel()
     if not answers:
-        raise Away("; ".join(reasons[address] for address in url.addresses))
+        raise Away("; ".join(reasons[address] for address in addresses))
     _, host, port = max(answers, key=itemgetter(0))
     return host, port
 

@@ -190,6 +190,13 @@ async def test_most_sentinels_are_enough() -> None:
         assert await find_master(reactor, url, 2 * PATIENCE) == ("here", 6379)
 
 
+@ensureDeferred
+async def test_a_sentinel_that_is_named_twice() -> None:
+    url = ClusterUrl("redis+sentinel", ((HOST, free_port()),) * 2, master=MASTER)
+    with pytest.raises(Away, match=r"^Sentinel 127\.0\.0\.1:\d+: [^;]*$"):
+        await find_master(reactor, url, PATIENCE)
+
+
 @pytest.mark.parametrize("reply", [(), (b"ip",), (b"ip", b"host"), (b"ip", b"a", b"port", b"x", b"config-epoch", b"1")])
 @ensureDeferred
 async def test_an_odd_reply(reply: tuple[bytes, ...]) -> None:
