@@ -11,8 +11,8 @@ BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Each worker imports every test. Without files of bytecode, each would compile them first, at 8 s of a core.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal
+# Without files of bytecode, every run would compile the tests first, at 8 s of a core.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --workers auto
 
 # An environment whose interpreter has gone, or is too old, counts as not built; building clears it, and nothing else.
 $(shell test ! -e $(VENV)/pyvenv.cfg || $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
@@ -28,10 +28,10 @@ demo: $(VENV)/.installed ## A web page through both tunnels, by real processes o
 	@$(BIN)/python etc/demo.py
 
 test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds arguments
-	$(PYTEST) -n auto $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.installed-dev ## Those tests that start no other process
-	$(PYTEST) -n auto -m "not process" $(PYTEST_ARGS)
+	$(PYTEST) -m "not process" $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed-dev ## The suite ten times beside busy loops, then on one core (STRESS_ARGS="--rounds 3 --seed 1")
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.stress $(STRESS_ARGS)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import random
 import socket
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 FIRST = 10_000
@@ -23,7 +26,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     before all others have been, so that it does not reach a test while the one before still lets go of it.
     """
     for _ in range(SHARE):
-        port = next(_ports)
+        port = next(_ports(os.getpid()))
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
             try:
@@ -60,6 +63,9 @@ def _own_share() -> tuple[socket.socket, range]:
     raise AssertionError(f"all {len(shares)} shares of ports are taken")
 
 
-_lock, _own = _own_share()
-atexit.register(_lock.close)
-_ports = itertools.cycle(_own)
+@cache
+def _ports(process: int) -> Iterator[int]:
+    """Those of this process, again and again. A process that has been forked has others than the one before."""
+    lock, own = _own_share()
+    atexit.register(lock.close)
+    return itertools.cycle(own)

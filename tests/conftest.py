@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,10 +16,7 @@ from tests.examples import USUAL
 from tests.needs import LIBOQS, take_descriptors
 from tests.no_collector import no_collector
 
-pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
-
-#: What a worker takes of memory, with what it starts, in bytes.
-WORKER = 500_000_000
+pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes", "tests.workers"]
 
 # No deadline: examples run inside the reactor, whose turns depend on the load of the machine.
 PART = USUAL * 2 // 5
@@ -62,30 +56,8 @@ def pytest_runtest_setup() -> None:
     DebugLog.is_wanted = True
 
 
-def memory_to_spare() -> int:
-    """How many bytes this machine has that nobody uses."""
-    try:
-        found = re.search(r"MemAvailable: *([0-9]+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    return sys.maxsize if found is None else int(found[1]) * 1024
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="start each twistd with all its imports, as a user does")
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Five for each core, as most of the time a test waits for another process, or for a time to pass; fewer if they
-    would take more than half of the memory.
-
-    xdist's own variable wins.
-    """
-    wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
-    if wanted:
-        return int(wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores, min(5 * cores, memory_to_spare() // (2 * WORKER)))
 
 
 @pytest.fixture

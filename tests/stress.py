@@ -53,7 +53,7 @@ def cores(count: int | None) -> Iterator[None]:
 
 def run(number: int, seed: int, workers: int, more: Sequence[str], *, cold: bool) -> list[str]:
     """Run the suite once, with its output; the tests that failed."""
-    argv = [sys.executable, "-m", "pytest", f"--numprocesses={workers}", "--dist=worksteal", f"--randomly-seed={seed}"]
+    argv = [sys.executable, "-m", "pytest", f"--workers={workers}", f"--randomly-seed={seed}"]
     argv += ["--hypothesis-profile=thorough", *(["--cold"] if cold else [])]
     began = time.monotonic()
     failed: list[str] = []

@@ -211,8 +211,7 @@ def test_processes_need_the_marker(suite: pytest.Pytester) -> None:
 @pytest.mark.process
 def test_stress_runs_each_round_in_its_own_order() -> None:
     argv = [sys.executable, "-m", "tests.stress", "--rounds=1", "--load=0", "--seed=5"]
-    # No workers: what they say is not looked at, and each imports all that tests do.
-    argv += ["--numprocesses=0", "tests/wire/test_credit.py"]
+    argv += ["tests/wire/test_credit.py"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout
     first, last = re.findall(

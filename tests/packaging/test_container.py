@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT, made_once, run
 from tests.patience import PATIENCE
 from tests.process.first import First
 from tests.process.harness import clean_environment, need, poll
@@ -42,15 +43,19 @@ class Image:
     """What the file makes, below a directory.
 
     :ivar given: the directories that it gives to the user; then they are ours, as we run instead of him.
+    :ivar mounts: what an engine mounts, by its path in the image.
     """
 
     root: Path
     given: set[Path] = field(default_factory=set)
     env: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    mounts: dict[str, Path] = field(default_factory=dict)
 
     def here(self, path: str) -> str:
         """A path of the image on this machine; other words as they are."""
+        if path in self.mounts:
+            return str(self.mounts[path])
         return f"{self.root}{path}" if path.startswith("/") and not path.startswith("/usr/") else path
 
     def argv(self, words: str) -> list[str]:
@@ -63,9 +68,22 @@ class Image:
         return {name: ":".join(map(self.here, value.split(":"))) for name, value in self.env.items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    made = Image(tmp_path_factory.mktemp("image"))
+    """The image, made once, with directories of this test's own where it writes."""
+
+    def build(directory: Path) -> None:
+        (directory / "pickled").write_bytes(pickle.dumps(built(directory / "root")))
+
+    made: Image = pickle.loads((made_once(tmp_path_factory, "image", build) / "pickled").read_bytes())
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"):
+        made.mounts[made.env[name]] = tmp_path_factory.mktemp("own")  # A short name, as there are sockets in it.
+    return made
+
+
+def built(root: Path) -> Image:
+    root.mkdir()
+    made = Image(root)
     taken: list[str] = []
     for word, rest in instructions():
         match word:

@@ -37,5 +37,5 @@ def test_oldest(tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(folder)}
     code = "import aioice, aiortc; print(aioice.__file__, aiortc.__file__)"
     assert run([sys.executable, "-c", code], ROOT, env).count(str(folder)) == len(NAMES)
-    tests = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "tests/rtc/aiortc"]
+    tests = [sys.executable, "-m", "pytest", "-q", "--workers=2", "-p", "no:cacheprovider", "tests/rtc/aiortc"]
     print(run(tests, ROOT, env))

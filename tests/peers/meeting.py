@@ -11,6 +11,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from rtunnel.rtc.aiortc import peer_connection
+from tests.patience import PATIENCE
 from tests.peers.engines import ENGINES, Engine, Match
 from tests.rtc.aiortc.peer_connection_parts import Ends, ends
 
@@ -29,8 +31,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def meet(engine: Engine, ends: Ends) -> Meet:
-    """``await meet(we_offer=True)``: the engine and our end, connected."""
+def meet(engine: Engine, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Meet:
+    """``await meet(we_offer=True)``: the engine and our end, connected, however long it takes on a busy machine."""
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", PATIENCE)
 
     async def meet(**options: Any) -> Match:
         match = Match(engine, ends)

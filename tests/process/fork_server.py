@@ -8,6 +8,8 @@ output. It ends as any interpreter does, but frees no memory before: that would 
 Run as a program, this file is the process that forks. A test process holds a :class:`ForkServer`, and a
 :class:`Forked` for each ``twistd``, with the methods of :class:`subprocess.Popen` that the harness calls. It needs
 pidfds, which Linux has; see :func:`available`.
+
+Where tests run in several workers, the process that forks is forked itself, once for each of them (:class:`Origin`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -128,17 +131,45 @@ class Forked:
         os.close(self._pidfd)
 
 
-class ForkServer:
-    """The process that forks. When this process ends, however it does, that one ends too, and kills what it started."""
+@dataclass(frozen=True)
+class Origin:
+    """A process that forks, and how it is asked. It ends when nobody holds the other end of that socket any more."""
 
-    def __init__(self) -> None:
-        self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    socket: socket.socket
+    pid: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def launch(cls) -> Origin:
+        """Start one, which does the imports."""
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             argv = [sys.executable, __file__, str(its.fileno())]
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 argv, cwd="/", env=environment | {"PYTHONUNBUFFERED": "1"}, pass_fds=(its.fileno(),)
             )
+        return cls(ours, process.pid, process)
+
+    def fork(self) -> Origin:
+        """Another one, which has done its imports. Only who has not made this one a :class:`ForkServer` may ask."""
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            socket.send_fds(self.socket, [b"{}"], [its.fileno()])
+            return Origin(ours, json.loads(self.socket.recv(MESSAGE))["pid"])
+
+    def end(self) -> None:
+        self.socket.close()
+        if self.process:
+            self.process.wait()
+
+
+class ForkServer:
+    """The process that forks. When this process ends, however it does, that one ends too, and kills what it started."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._socket = origin.socket
         self._lock = threading.Lock()
         self._started: queue.SimpleQueue[Forked | None] = queue.SimpleQueue()
         self._running: dict[int, Forked] = {}
@@ -214,7 +245,7 @@ class ForkServer:
     def _other_network(self) -> str:
         """The file of this thread's network namespace, which a child would have too; empty if the server has it."""
         ours = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
-        theirs = f"/proc/{self._process.pid}/ns/net"
+        theirs = f"/proc/{self._origin.pid}/ns/net"
         return "" if Path(ours).readlink() == Path(theirs).readlink() else ours
 
     def _listen(self) -> None:
@@ -233,21 +264,31 @@ class ForkServer:
                 self._started.put(forked)
 
 
+_prepared: list[Origin] = []
+
+
+def prepare(origin: Origin) -> None:
+    """This one is for :func:`fork_server`, which starts none then."""
+    _prepared.append(origin)
+
+
 @cache
 def fork_server() -> ForkServer:
     """The one of this process, which is started when it is first needed."""
-    return ForkServer()
+    return ForkServer(_prepared.pop() if _prepared else Origin.launch())
 
 
 # What it runs
 
 
 def serve(connection: socket.socket) -> bool:
-    """Fork for each request, and report each end.
+    """Fork for each request, and report each end. A request that says nothing asks for another server, at the socket
+    that comes with it, which ends by itself.
 
     :returns: in a fork, true: it is ``twistd`` from now on. In the server, false, once the tests have gone.
     """
     running: dict[int, int] = {}
+    others: set[int] = set()
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)
         while True:
@@ -257,25 +298,35 @@ def serve(connection: socket.socket) -> bool:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                    connection.send(json.dumps({"pid": pid, "code": code}).encode())
+                    if key.fd in others:
+                        others.remove(key.fd)
+                    else:
+                        connection.send(json.dumps({"pid": pid, "code": code}).encode())
                     continue
                 data, streams, _, _ = socket.recv_fds(connection, MESSAGE, 3)
                 if not data:
-                    for pidfd in running:
+                    for pidfd in running.keys() - others:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     return False
+                request = json.loads(data)
                 pid = os.fork()
                 if not pid:
                     for pidfd in running:
                         os.close(pidfd)
                     connection.close()
-                    become(json.loads(data), streams)
+                    if not request:
+                        return serve(socket.socket(fileno=streams[0]))
+                    become(request, streams)
                     return True
                 for stream in streams:
                     os.close(stream)
                 pidfd = os.pidfd_open(pid)
                 running[pidfd] = pid
                 selector.register(pidfd, selectors.EVENT_READ)
+                if not request:
+                    others.add(pidfd)
+                    connection.send(json.dumps({"pid": pid}).encode())
+                    continue
                 socket.send_fds(connection, [json.dumps({"pid": pid}).encode()], [pidfd])
 
 

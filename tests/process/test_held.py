@@ -89,31 +89,37 @@ class Visits:
         self.answers: list[bytes] = []
         self.slowest = 0.0
         self._visit = visit
-        self._may_go, self._rests = threading.Event(), threading.Event()
-        self._may_go.set()
+        self._changed = threading.Condition()
+        self._is_paused = self._is_visiting = False
         self._stops = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stops:
-            self._rests.set()
-            self._may_go.wait()
-            self._rests.clear()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_paused)
+                self._is_visiting = True
             began = time.monotonic()
             try:
                 self.answers.append(self._visit())
             except AssertionError as error:
                 self.answers.append(str(error).encode())
             self.slowest = max(self.slowest, time.monotonic() - began)
+            with self._changed:
+                self._is_visiting = False
+                self._changed.notify_all()
 
     def pause(self) -> None:
         """Wait until nobody is being served."""
-        self._may_go.clear()
-        assert self._rests.wait(PATIENCE)
+        with self._changed:
+            self._is_paused = True
+            assert self._changed.wait_for(lambda: not self._is_visiting, PATIENCE)
 
     def go_on(self) -> None:
-        self._may_go.set()
+        with self._changed:
+            self._is_paused = False
+            self._changed.notify_all()
 
     def stop(self) -> None:
         self._stops = True

@@ -14,16 +14,17 @@ from tests.tls.parts import Authority, Holder
 
 
 def page_or_bytes(connection: socket.socket, path: str, *_: str) -> None:
-    """Answers ``GET /TEXT`` with the text, and ``GET /bytes/TOTAL/SEED`` with so many bytes."""
+    """Answers ``GET /TEXT`` with the text, at once, and ``GET /bytes/TOTAL/SEED`` with so many bytes."""
     while read_line(connection):
         pass
     words = path.strip("/").split("/")
     size = int(words[1]) if words[0] == "bytes" else len(path) - 1
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % size)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % size
     if words[0] == "bytes":
+        connection.sendall(head)
         send_bytes(connection, size, int(words[2]))
     else:
-        connection.sendall(path[1:].encode())
+        connection.sendall(head + path[1:].encode())
 
 
 def take(connection: socket.socket, total: str) -> None:
