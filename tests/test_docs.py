@@ -35,6 +35,7 @@ FOREIGN = {
     "invite",
     "for",
     "nodaemon",
+    "pdb",
     "pidfile",
     "logfile",
     "reactor",
