@@ -9,6 +9,9 @@ The system still has both, and three habits would throw them away:
 
 A fourth matters when this process is killed: the system then closes its sockets in good order, and a part looks like
 the whole. So sockets are set to reset (``SO_LINGER``) until all bytes and our end have gone out.
+
+Behind an end nothing can be read, so a reactor watches such a connection only while there is something to write. It
+would serve somebody who has ended his direction and then gone. An epoll of ours tells that he has reset the connection.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -28,6 +32,7 @@ from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
 from rtunnel import delayed_calls
+from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, break_cycles, set_linger
 
 try:
@@ -44,6 +49,8 @@ STALLED = 30.0
 PIECE = 48
 #: Seconds between two looks at them: at first, and at most.
 FIRST_LOOK, LAST_LOOK = 0.005, 0.5
+
+_resets: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def connection_of(transport: Any) -> tcp.Connection | None:
@@ -218,6 +225,8 @@ class ReadOn(tcp.Connection):
             return
         if reason.check(ConnectionDone):
             set_linger(self.socket, SEND_ON_CLOSE)
+        if self._read_ended:
+            _resets_of(self.reactor).forget(self)
         super().connectionLost(reason)
         break_cycles(self)
 
@@ -227,8 +236,14 @@ class ReadOn(tcp.Connection):
         if not self._was_reset:
             super().readConnectionLost(reason)
         if self._is_broken and self.connected:
-            self.stopWriting()
-            self.connectionLost(Failure(CONNECTION_LOST))
+            self.doReset()
+        elif self.connected:
+            _resets_of(self.reactor).watch_reset(self)
+
+    def doReset(self) -> None:
+        """The connection is broken, behind the end of reading."""
+        self.stopWriting()
+        self.connectionLost(Failure(CONNECTION_LOST))
 
     def _has_unread(self) -> bool:
         try:
@@ -240,6 +255,14 @@ class ReadOn(tcp.Connection):
 def is_broken(connection: tcp.Connection) -> bool:
     """Return whether writes to a transport fail. The failed one has taken the error, so reading may end without."""
     return isinstance(connection, ReadOn) and connection._is_broken
+
+
+def _resets_of(reactor: Any) -> Any:
+    """What tells of resets behind an end, one for each reactor."""
+    poller = _resets.get(reactor)
+    if poller is None:
+        poller = _resets[reactor] = poller_for(reactor)
+    return poller
 
 
 @cache

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import AT_ONCE, CLOSED, GAVE_WAY, RESET, IFar
-from rtunnel.relay.last_bytes import LastBytes, unacknowledged
+from rtunnel.relay.last_bytes import LastBytes
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SHORT_TURNS, SPLICE_SIZE, PolledSocket, is_full
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
@@ -153,7 +153,7 @@ class LocalSocket(PolledSocket):
         self._bulk = False
         if not self._ended:
             self._watch_bytes(True)
-        self._last_bytes = LastBytes(self._poller.reactor, self._undelivered, lambda: self.close(reset=True))
+        self._last_bytes = LastBytes(self._poller.reactor, self.undelivered, lambda: self.close(reset=True))
         self._last_bytes.start()
 
     def has_room(self) -> None:
@@ -227,7 +227,9 @@ class LocalSocket(PolledSocket):
 
     def go_on(self, *, has_room: bool) -> None:
         """Go on behind :meth:`thaw`. With *has_room*, the far side takes bytes now."""
-        if has_room and not self._ended:
+        if self._ended:
+            self._poller.watch_reset(self)
+        elif has_room:
             self.start()
         if self._ending and not self._writing:
             self._half_close()
@@ -295,6 +297,10 @@ class LocalSocket(PolledSocket):
             self._watch_bytes(False)
             self._kept(far.held)
 
+    def doReset(self) -> None:
+        """Behind its end, the peer has reset the connection: it wants nothing of what is still to come."""
+        self._lost(reason_of(OSError(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE, "")))
+
     def doWrite(self) -> None:
         """Write what waits, and then deliver more."""
         if not self._writing:
@@ -344,7 +350,8 @@ class LocalSocket(PolledSocket):
         # Closing takes it out of the poller too.
         is_over = self._finished and self._last_bytes is None and not self.is_broken
         if not is_over:
-            self._watch_bytes(False)
+            self._reading = False
+            self._poller.watch_reset(self)
         far = self.far
         if far is not None and not self._was_reset and not far.finish(count) and count:
             self._kept(far.held)
@@ -387,12 +394,6 @@ class LocalSocket(PolledSocket):
         if self._ended:
             # Closing sends the end.
             self.close(reset=False)
-
-    def _undelivered(self) -> int:
-        """Return how many bytes wait here or, as far as we know, have not arrived at the peer's system."""
-        if self._number < 0:
-            return 0
-        return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self.socket))
 
 
 #: Where bytes are read to that nobody wants.

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from rtunnel.relay import pipes
+from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES, SPLICE_FLAGS, Pipe
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
@@ -76,6 +77,12 @@ class PolledSocket:
     def waiting(self) -> int:
         """How many bytes wait for this socket."""
         return len(self._pending) + len(self._behind) + (0 if self._pipe is None else self._pipe.count)
+
+    def undelivered(self) -> int:
+        """Return how many bytes wait here or, as far as we know, have not arrived at the peer's system."""
+        if self._number < 0:
+            return 0
+        return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self.socket))
 
     def _write_failed(self, error: OSError) -> None:
         """Take note that the connection is broken."""
@@ -162,7 +169,8 @@ class PolledSocket:
         pieces.append(self._behind)
         self._drop()
         # As another process has the socket too, closing it does not take it out of the epoll.
-        self._watch_bytes(False)
+        self._poller.removeReader(self)
+        self._reading = False
         self._poller.forget(self)
         self._number = -1
         return b"".join(pieces)

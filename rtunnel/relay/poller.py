@@ -19,7 +19,7 @@ from zope.interface import implementer
 #: How many events are handled before the reactor gets its turn.
 MAX_EVENTS = 64
 #: Events, from ``select``; 0 where there is no epoll.
-_READ, _WRITE, _LAST = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLRDHUP"))
+_READ, _WRITE, _LAST, _RESET = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "EPOLLERR"))
 
 
 def poller_for(reactor: Any) -> Any:
@@ -48,6 +48,10 @@ class ReactorPoller:
 
     def watch_end(self, descriptor: Any) -> None:
         """See :meth:`Poller.watch_end`. Without epoll nothing tells that but a read."""
+
+    def watch_reset(self, descriptor: Any) -> None:
+        """See :meth:`Poller.watch_reset`. Without epoll nothing tells that but a write."""
+        self.reactor.removeReader(descriptor)
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """See :meth:`Poller.forget`."""
@@ -91,13 +95,17 @@ class Poller:
         """Call ``doLastRead`` of *descriptor* once the end of a stream is there; bytes alone cause no call."""
         self._change(descriptor, _LAST, True)
 
+    def watch_reset(self, descriptor: Any) -> None:
+        """Stop calling ``doRead`` of *descriptor*, whose end has come; call ``doReset`` if it is reset behind that."""
+        self._change(descriptor, _READ | _LAST, False, _RESET)
+
     def addWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Call ``doWrite`` of *descriptor* when it can be written."""
         self._change(descriptor, _WRITE, True)
 
     def removeReader(self, descriptor: IReadWriteDescriptor) -> None:
         """Stop calling ``doRead`` of *descriptor*, which must still be open."""
-        self._change(descriptor, _READ | _LAST, False)
+        self._change(descriptor, _READ | _LAST | _RESET, False)
 
     def removeWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Stop calling ``doWrite`` of *descriptor*, which must still be open."""
@@ -118,10 +126,10 @@ class Poller:
         if self._watched.pop(descriptor.fileno(), None) is not None and not self._watched:
             self.reactor.removeReader(self)
 
-    def _change(self, descriptor: IReadWriteDescriptor, event: int, wanted: bool) -> None:
+    def _change(self, descriptor: IReadWriteDescriptor, event: int, wanted: bool, instead: int = 0) -> None:
         number = descriptor.fileno()
         _, before = self._watched.get(number, (None, 0))
-        events = before | event if wanted else before & ~event
+        events = before | event if wanted else before & ~event | instead
         if events == before:
             return
         if not events:
@@ -163,9 +171,11 @@ class Poller:
             if entry is None:
                 continue  # an earlier call of this loop has closed it
             descriptor, wanted = entry
-            # On an error or hang-up, make the calls that are wanted; they find out what happened.
-            events = events & wanted or wanted
             try:
+                if wanted & _RESET and self._is_reset(descriptor, events):
+                    continue
+                # On an error or hang-up, make the calls that are wanted; they find out what happened.
+                events = events & wanted or wanted
                 if events & _LAST:
                     descriptor.doLastRead()
                 elif events & _READ:
@@ -175,6 +185,17 @@ class Poller:
             except Exception:
                 self.log.failure("a relay broke")
                 descriptor.connectionLost(Failure())
+
+    def _is_reset(self, descriptor: Any, events: int) -> bool:
+        """Call ``doReset`` if that is what came."""
+        if events & _RESET:
+            descriptor.doReset()
+            return True
+        if not events & _WRITE:
+            # A UNIX socket whose peer has closed both directions, which says no more than the end did.
+            self._change(descriptor, _RESET, False)
+            return True
+        return False
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell every watched descriptor that the reactor is stopping."""

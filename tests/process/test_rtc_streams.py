@@ -22,6 +22,7 @@ from tests.process.services import (
     Background,
     Digest,
     Service,
+    Silent,
     Visitor,
     count,
     expected,
@@ -67,6 +68,13 @@ def test_20_megabytes_each_way_at_once(serve: Serve, start_rtc: StartRtc) -> Non
         with Background(send):
             assert read_all(visitor) == expected(total, 1)
         assert received.get(timeout=PATIENCE) == expected(total, 2)
+
+
+def test_visitor_who_goes_away_behind_his_end(serve: Serve, start_rtc: StartRtc) -> None:
+    silent = Silent()
+    tunnel = start_rtc(serve(silent=silent).address)
+    with tunnel.visit(b"silent") as visitor:
+        assert silent.learns_of(visitor)
 
 
 @pytest.fixture

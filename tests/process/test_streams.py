@@ -21,6 +21,7 @@ from tests.process.services import (
     Background,
     Digest,
     Service,
+    Silent,
     Tunnel,
     count,
     expected,
@@ -59,6 +60,15 @@ def test_200_megabytes_each_way_at_once(serve: Serve, start_tunnel: StartTunnel)
         with Background(send):
             assert read_all(visitor) == expected(total, 1)
         assert received.get(timeout=PATIENCE) == expected(total, 2)
+
+
+@BOTH_PLANES
+def test_visitor_who_goes_away_behind_his_end(serve: Serve, start_tunnel: StartTunnel) -> None:
+    """The service learns of it as if there were no tunnel, and a drain does not wait for him."""
+    silent = Silent()
+    tunnel = start_tunnel(serve(silent=silent).address)
+    with tunnel.visit(b"silent") as visitor:
+        assert silent.learns_of(visitor)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -54,14 +55,43 @@ class Near(Protocol):
         self.reason = reason
 
 
-def connect(turns: Turns) -> tuple[Near, socket.socket]:
+def connect(turns: Turns, kind: str = "tcp") -> tuple[Near, socket.socket]:
     """Return our end, and the far socket."""
-    far, ours = connected("tcp")
+    far, ours = connected(kind)
     near = Near()
     turns.reactor.adoptStreamConnection(ours.fileno(), ours.family, QuietFactory.forProtocol(lambda: near))
     ours.close()
     read_on(near.transport)
     return near, far
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_behind_an_end(turns: Turns) -> None:
+    near, far = connect(turns)
+    far.shutdown(socket.SHUT_WR)
+    await turns.until(lambda: near.told)
+    await turns.settle()
+    before = near.reason
+    close_socket(far, reset=True)
+    await turns.until(lambda: near.reason)
+    assert before is None
+    assert near.reason is not None
+    assert near.reason.check(ConnectionLost)
+    assert turns.watched() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_peer_that_closes_behind_its_end(turns: Turns) -> None:
+    """It may have sent all, and want no answer."""
+    near, far = connect(turns, "unix")
+    far.shutdown(socket.SHUT_WR)
+    await turns.until(lambda: near.told)
+    far.close()
+    await turns.settle()
+    assert near.reason is None
+    assert turns.watched() == 0
+    near.transport.write(b"answer")
+    await turns.until(lambda: near.reason)
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import select
 import socket
 
 import pytest
@@ -239,18 +240,36 @@ async def test_reset_of_one_side_resets_the_other(turns: Turns, side: str, phase
 
 @SIDES
 @pytest_twisted.ensureDeferred
-async def test_reset_behind_an_end_shows_with_the_next_byte(turns: Turns, side: str) -> None:
-    """Nothing can be read behind an end, so the socket is not watched until there is something to write."""
+async def test_reset_behind_an_end(turns: Turns, side: str) -> None:
+    """It shows at once, or where there is no epoll, with the next byte that is written."""
     async with Rig(turns) as rig:
         far, other = far_ends(rig, side)
         far.send(b"request", end=True)
         await rig.until(lambda: other.ended)
         far.reset()
+        if turns.poller is None:
+            await rig.settle()
+            assert not rig.ends
+            other.send(b"answer")
+        await rig.until(lambda: len(rig.ends) == 2)
+        assert turns.watched() == len(rig.both)
+        assert other.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET)
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_peer_that_closes_behind_its_end_is_no_reset(turns: Turns) -> None:
+    """Of a UNIX socket, closing says no more than the end did: what was sent before may still be of use."""
+    async with Rig(turns, "unix tcp") as rig:
+        rig.left.send(b"request", end=True)
+        await rig.until(lambda: rig.right.ended)
+        rig.left.socket.close()
         await rig.settle()
         assert not rig.ends
-        other.send(b"answer")
+        assert rig.right.error is None
+        if turns.poller is not None:
+            assert select.select([turns.poller], [], [], 0) == ([], [], []), "it is told again and again"
+        rig.right.send(b"answer")
         await rig.until(lambda: len(rig.ends) == 2)
-        assert other.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET)
 
 
 @SIDES
