@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -63,7 +63,8 @@ class Identity:
 
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
-    key: crypto.PKey
+    #: It belongs to the certificate, so that need not be compared; and no two objects of this class are equal.
+    key: crypto.PKey = field(compare=False)
     second: SecondKey | None = None
 
     @cached_property

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel import delayed_calls
+from rtunnel.access.identities import Identity
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.udp.flows import FlowTable
@@ -32,7 +33,8 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.client_peer import ClientPeer
-from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
+from rtunnel.rtc.rights.own import OwnIdentity
+from rtunnel.rtc.rights.trusted import say_if_open, trust_of
 from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
@@ -78,7 +80,7 @@ class RtcClient(DrainingService):
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
-        self.identity = identity_of(settings)
+        self.own = OwnIdentity(settings)
         self.trust = trust_of(settings)
         say_if_open(settings, self.trust)
         self.log_limiter = LogLimiter(self.log, reactor)
@@ -110,8 +112,20 @@ class RtcClient(DrainingService):
         """Set the bounds of the time between two attempts to reach the host, in seconds."""
         self._backoff = Backoff(shortest, longest)
 
+    @property
+    def identity(self) -> Identity:
+        """Who this end is."""
+        return self.own.now
+
+    def look_at_identity(self) -> bool:
+        """Return whether this end is another one, as the files of its certificate have changed."""
+        has_changed = self.own.look(self.reactor.seconds())
+        if has_changed:
+            self.sealing.use(self.identity)
+        return has_changed
+
     def _watch(self) -> None:
-        do_all([self._look, self._watch_peer, self._watch_waiting, self.log_limiter.tick])
+        do_all([self._look, self._watch_peer, self._watch_waiting, self.look_at_identity, self.log_limiter.tick])
 
     def _look(self) -> None:
         if self._addresses.look():

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtunnel.access.identities import Identity
 from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
@@ -32,7 +33,8 @@ from rtunnel.rtc.offered import are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way, who_has_most
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.host_peer import HostPeer
-from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
+from rtunnel.rtc.rights.own import OwnIdentity
+from rtunnel.rtc.rights.trusted import say_if_open, trust_of
 from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.announced import not_enough
 from rtunnel.rtc.sealed.sealing import Sealing
@@ -76,7 +78,7 @@ class RtcHost(DrainingService):
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
         super().__init__(reactor, "rtc-host", settings.drain, has_services=True)
         self.settings = settings
-        self.identity = identity_of(settings)
+        self.own = OwnIdentity(settings)
         self.trust = trust_of(settings)
         say_if_open(settings, self.trust)
         self.log_limiter = LogLimiter(self.log, reactor)
@@ -117,9 +119,22 @@ class RtcHost(DrainingService):
             if self.signaling.up and before.get(name) is not service:
                 service.start(self.settings.id, self.log, self.log_limiter)
 
+    @property
+    def identity(self) -> Identity:
+        """Who this end is."""
+        return self.own.now
+
+    def look_at_identity(self) -> bool:
+        """Return whether this end is another one, as the files of its certificate have changed."""
+        has_changed = self.own.look(self.reactor.seconds())
+        if has_changed:
+            self.sealing.use(self.identity)
+        return has_changed
+
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.
-        do_all([*(peer.tick for peer in self.peers), self._look, self.memory.look, self.log_limiter.tick])
+        looks = self._look, self.look_at_identity, self.memory.look, self.log_limiter.tick
+        do_all([*(peer.tick for peer in self.peers), *looks])
 
     def _look(self) -> None:
         if self._addresses.look():

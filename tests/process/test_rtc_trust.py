@@ -322,6 +322,30 @@ def test_certificates_of_an_organisation(machines: Machines) -> None:
     laptop.wait_for("the host refuses this client: the client's certificate is revoked")
 
 
+def test_certificates_that_are_renewed_where_they_are(machines: Machines) -> None:
+    """Both ends read the new ones by themselves. Who is connected stays, until what it has shown is revoked."""
+    twistd, org = machines.twistd, machines.place / "org"
+    assert say(twistd, "pki", "init", "--dir", str(org), "--name", "unused.example.org")[0] == 0
+    assert say(twistd, "pki", "host", "--dir", str(org), ID)[0] == 0
+    assert say(twistd, "pki", "client", "--dir", str(org), "laptop")[0] == 0
+
+    def options(files: Path) -> list[str]:
+        return [f"--identity-cert={files}.crt", f"--identity-key={files}.key", f"--peer-ca={org / 'ca.crt'}"]
+
+    host = machines.host(*options(org / "hosts" / ID))
+    laptop = machines.client("laptop", *options(org / "clients" / "laptop"))
+    connected(laptop)
+    for name, process in ((ID, host), ("laptop", laptop)):
+        assert say(twistd, "pki", "renew", "--dir", str(org), name)[0] == 0
+        process.wait_for("the files of this end's certificate have changed; new connections use them")
+    with machines.held() as visitor:
+        seen = len(laptop.output)
+        for name in (ID, "laptop"):
+            assert say(twistd, "pki", "revoke", "--dir", str(org), "--replaced", name)[0] == 0
+        assert is_over(visitor)
+        connected(laptop, after=seen)
+
+
 def test_settings_that_change_keep_whoever_may_stay(machines: Machines) -> None:
     """SIGHUP: other lists and pins count for those who are connected, who notice nothing if they are on them."""
     machines.authorize(anna="")

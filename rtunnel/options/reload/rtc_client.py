@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtunnel.options.reload.part import Part, Reloadable
-from rtunnel.options.reload.rtc_ends import shared_parts
+from rtunnel.options.reload.rtc_ends import look_at_files, shared_parts
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ClientSettings
 
@@ -33,4 +33,4 @@ def reloadable(client: RtcClient) -> Reloadable:
         Part(frozenset({"local", "protocol", "forward"}), forwards),
         Part(frozenset({"max-flows", "udp-idle"}), flows),
     )
-    return Reloadable(client, parts)
+    return Reloadable(client, parts, lambda: look_at_files(client))

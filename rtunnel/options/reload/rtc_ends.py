@@ -9,7 +9,8 @@ from rtunnel.access.invited import InvitedTrust
 from rtunnel.options.plugins.reactor import look_up_first
 from rtunnel.options.reload.part import Part
 from rtunnel.options.reload.shared import budget_of, drain_of
-from rtunnel.rtc.rights.trusted import identity_of, say_if_open, trust_of
+from rtunnel.rtc.rights.own import CHANGED, OwnIdentity
+from rtunnel.rtc.rights.trusted import say_if_open, trust_of
 from rtunnel.rtc.settings import EndSettings
 
 _IDENTITY = frozenset({"identity-cert", "identity-key"})
@@ -27,8 +28,9 @@ def shared_parts(end: Any) -> Sequence[Part]:
         end.signaling.use(settings.signal)
 
     def identity(new: Any) -> None:
-        end.identity = identity_of(new.settings)
-        end.sealing.use(end.identity)
+        own = OwnIdentity(new.settings)
+        end.sealing.use(own.now)
+        end.own = own
 
     def trust(new: Any) -> None:
         if isinstance(end.trust, InvitedTrust) and not end.trust.fingerprint:
@@ -45,3 +47,8 @@ def shared_parts(end: Any) -> Sequence[Part]:
         Part(_IDENTITY, identity),
         Part(_TRUST, trust),
     )
+
+
+def look_at_files(end: Any) -> list[str]:
+    """Return a line if the certificate of a host or a client has changed in its files."""
+    return [CHANGED] if end.look_at_identity() else []

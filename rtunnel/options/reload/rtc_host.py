@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtunnel.options.reload.part import Part, Reloadable
-from rtunnel.options.reload.rtc_ends import shared_parts
+from rtunnel.options.reload.rtc_ends import look_at_files, shared_parts
 from rtunnel.rtc.host import RtcHost
 
 _SERVICES = frozenset({"remote", "protocol", "service", "dial-timeout", "check-services"})
@@ -24,4 +24,4 @@ def reloadable(host: RtcHost) -> Reloadable:
         *others,
         Part(_SERVICES, lambda new: host.use_services(new.settings)),
     )
-    return Reloadable(host, parts)
+    return Reloadable(host, parts, lambda: look_at_files(host))
