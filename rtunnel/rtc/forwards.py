@@ -9,14 +9,14 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IAddress
 
-from rtunnel.addresses import ListenAddress
+from rtunnel.addresses import ListenAddress, UdpAddress
 from rtunnel.errors import StartupError
 from rtunnel.relay.socket_end import PromptEnd, SocketEnd
 from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import IChannels
 from rtunnel.rtc.settings import ForwardSettings
-from rtunnel.rtc.udp_client import ClientFlows
+from rtunnel.rtc.udp_client import ClientFlows, option_of
 from rtunnel.tls.messages import limit_messages
 from rtunnel.traffic.accounts import DEFAULT, LINK
 from rtunnel.upkeep.listening import Listener
@@ -83,7 +83,17 @@ class _TcpForward:
     def __init__(self, client: IForwarder, settings: ForwardSettings, address: ListenAddress) -> None:
         what = f"forward to service '{settings.service}'" if settings.service else "forward"
         self.accepting = _Accepting(client, settings.service)
-        self.service: IService = Listener(client.reactor, address, self.accepting, what, "--local")
+        self._listener = Listener(client.reactor, address, self.accepting, what, option_of(settings))
+        self.service: IService = self._listener
+
+    async def move(self, settings: ForwardSettings) -> None:
+        """Listen on the address of these settings.
+
+        :raises StartupError: it cannot, so nothing changes.
+        """
+        if not isinstance(settings.local, ListenAddress):
+            raise StartupError("a port for TCP takes no datagrams")
+        await self._listener.move(settings.local)
 
     def lead_to(self, service: str) -> None:
         self.accepting.service = service
@@ -98,8 +108,35 @@ class _UdpForward:
         self.flows = ClientFlows(client.reactor, settings, client.flow_table, client.log_limiter, account)
         self.service: IService = self.flows.listener
 
+    async def move(self, settings: ForwardSettings) -> None:
+        """Listen on the address of these settings.
+
+        :raises StartupError: it cannot, so nothing changes.
+        """
+        if not isinstance(settings.local, UdpAddress):
+            raise StartupError("a port for UDP takes no connections")
+        self.flows.move(settings.local)
+
     def lead_to(self, service: str) -> None:
         self.flows.lead_to(service, self._accounts.of("", service or DEFAULT))
+
+
+_Pair = tuple[ForwardSettings, _TcpForward | _UdpForward]
+
+
+async def _let_move(left: list[_Pair], settings: ForwardSettings, error: StartupError) -> _Pair:
+    """Let one of our own ports take an address that it is in the way of, as 127.0.0.1:8080 is in that of :8080.
+
+    :param left: those that are to be closed.
+    :param error: why the address cannot be had; it is raised if none is in the way.
+    """
+    for own in left:
+        try:
+            await own[1].move(settings)
+        except StartupError:
+            continue
+        return own
+    raise error
 
 
 class Forwards(MultiService):
@@ -151,8 +188,9 @@ class Forwards(MultiService):
         :raises StartupError: one cannot be opened, so nothing changes.
         """
         left = list(self._all)
-        kept: list[tuple[ForwardSettings, _TcpForward | _UdpForward]] = []
-        made = []
+        kept: list[_Pair] = []
+        made: list[IService] = []
+        moved: list[_Pair] = []
         try:
             for settings in forwards:
                 same = [each for each in left if each[0] == settings] or [
@@ -163,12 +201,22 @@ class Forwards(MultiService):
                     kept.append((settings, same[0][1]))
                     continue
                 forward = self._build(settings)
-                made.append(forward.service)
-                forward.service.setServiceParent(self)
+                try:
+                    forward.service.setServiceParent(self)
+                except StartupError as error:
+                    await maybeDeferred(forward.service.disownServiceParent)
+                    own = await _let_move(left, settings, error)
+                    left.remove(own)
+                    moved.append(own)
+                    forward = own[1]
+                else:
+                    made.append(forward.service)
                 kept.append((settings, forward))
         except StartupError:
             for service in made:
                 await maybeDeferred(service.disownServiceParent)
+            for settings, forward in moved:
+                await forward.move(settings)
             raise
         before, self._all = self._all, kept
         for settings, forward in kept:

@@ -43,6 +43,11 @@ def show_service(name: str) -> str:
     return f"the service '{name}'" if name else "a service without a name"
 
 
+def option_of(forward: ForwardSettings) -> str:
+    """Return the option that says where a forward listens."""
+    return "--forward" if forward.service else "--local"
+
+
 class UdpListener(Service):
     """One UDP socket for the life of the process, bound like a :class:`~rtunnel.upkeep.listening.Listener`.
 
@@ -95,6 +100,23 @@ class UdpListener(Service):
         except OSError as error:
             raise StartupError(cannot_listen(self._address, f"{self._what}, UDP", self._option, error)) from None
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
+
+    def move(self, address: UdpAddress) -> None:
+        """Receive at another address instead, with the same port.
+
+        :raises StartupError: it cannot, so nothing changes.
+        """
+        before = self._address
+        if address.port != before.port:
+            raise StartupError(f"{before} is not in the way of {address}")
+        self._socket.close()
+        self._address = address
+        try:
+            self._listen()
+        except StartupError:
+            self._address = before
+            self._listen()
+            raise
 
     def stopService(self) -> None:
         """Close the socket."""
@@ -179,7 +201,7 @@ class ClientFlows:
         if not isinstance(forward.local, UdpAddress):
             raise TypeError("the forward is not for UDP")
         what = f"forward to service '{forward.service}'" if forward.service else "forward"
-        self.listener = UdpListener(reactor, forward.local, self._datagram, self.drop, what, "--local")
+        self.listener = UdpListener(reactor, forward.local, self._datagram, self.drop, what, option_of(forward))
         self.service = forward.service
         self._account = account
         self.table = table
@@ -226,6 +248,14 @@ class ClientFlows:
         for flow in list(self._flows.values()):
             flow.end("the port leads to another service now")
         self.service, self._account = service, account
+
+    def move(self, address: UdpAddress) -> None:
+        """Receive datagrams at another address, with the same port. The flows go on.
+
+        :raises StartupError: it cannot, so nothing changes.
+        """
+        self.listener.move(address)
+        self._local = str(address)
 
     def take_no_more(self) -> None:
         """Begin no new flows. Existing ones continue."""

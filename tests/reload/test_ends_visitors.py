@@ -212,6 +212,38 @@ async def test_forwards_of_a_client(rtc: RtcWorld, end: End) -> None:
 
 
 @ensureDeferred
+async def test_a_forward_whose_own_port_is_in_the_way(rtc: RtcWorld, end: End) -> None:
+    """As 127.0.0.1:8080 is in the way of :8080."""
+    server, service = rtc.signal(), await rtc.echo()
+    rtc.host(server, service.port)
+    ports, busy = [free_port(), free_port()], service.port
+    own = [f"{HOST}:{ports[0]}=", f"udp:{HOST}:{ports[1]}=dns"]
+    running = end(rtc_client, rtc.port_of(server), client={"id": ID, "local": None, "forwards": own})
+    await rtc.connected(running.service)
+    stays = await join(rtc, ports[0])
+    everywhere = [f":{ports[0]}=", f"udp::{ports[1]}=dns"]
+    # One that cannot be had changes nothing.
+    outcome = await running.reload(client={"forwards": [*everywhere, f"{HOST}:{busy}=web"]})
+    [line] = outcome.failed
+    assert line.endswith("Address already in use; stop what holds it, or choose another address with --forward")
+    forwards = running.service.forwards
+    assert [each.local_address for each in forwards.listeners] == [f"{HOST}:{ports[0]}"]
+    assert [each.listener.local_address for each in forwards.udp] == [f"{HOST}:{ports[1]}"]
+    outcome = await running.reload(client={"forwards": everywhere})
+    assert outcome.failed == []
+    assert [each.local_address for each in forwards.listeners] == [f"0.0.0.0:{ports[0]}"]
+    assert [each.listener.local_address for each in forwards.udp] == [f"0.0.0.0:{ports[1]}"]
+    # And back.
+    outcome = await running.reload(client={"forwards": own})
+    assert outcome.failed == []
+    assert [each.local_address for each in forwards.listeners] == [f"{HOST}:{ports[0]}"]
+    assert [each.listener.local_address for each in forwards.udp] == [f"{HOST}:{ports[1]}"]
+    for visitor in (stays, await join(rtc, ports[0])):
+        visitor.send(b"hello")
+        await visitor.has(b"hello")
+
+
+@ensureDeferred
 async def test_another_signaling_server(rtc: RtcWorld, end: End) -> None:
     """The peer connection stays."""
     servers, service = [rtc.signal(), rtc.signal()], await rtc.echo()
