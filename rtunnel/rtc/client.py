@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from rtunnel import delayed_calls
 from rtunnel.access.identities import Identity
-from rtunnel.errors import BadDescription, BadSignal, Code
+from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.aiortc.addresses import AddressWatch
@@ -39,7 +39,7 @@ from rtunnel.rtc.sealed.sealing import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
-from rtunnel.rtc.udp_client import show_service
+from rtunnel.rtc.udp_client import why_refused
 from rtunnel.tls.hedge.keys import Hedges
 from rtunnel.tls.hedge.threads import HedgeThreads
 from rtunnel.upkeep.backoff import Backoff
@@ -59,13 +59,6 @@ ANSWER_TIMEOUT = 10.0
 OFFER_AGAIN = 0.25
 
 #: Why a host refuses a connection, by the code of its reset.
-_REFUSALS = {
-    Code.UNKNOWN_SERVICE: "it does not offer {service} over tcp",
-    Code.LOCAL_UNREACHABLE: "it cannot reach {service} ({message})",
-    Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
-    Code.LIMIT: "there is no room for another one",
-    Code.UNAUTHORIZED: "{message}",
-}
 
 
 @implementer(ISignalUser)
@@ -185,13 +178,8 @@ class RtcClient(DrainingService):
 
     def connection_reset(self, service: str, code: str, message: str) -> None:
         """Log why, if the host refused a local connection."""
-        why = next((text for known, text in _REFUSALS.items() if known == code), None)
-        if why is not None:
-            self.log_limiter.warn(
-                "host '{id}' refuses a connection: {why}",
-                id=self.settings.id,
-                why=why.format(service=show_service(service), message=message),
-            )
+        if why := why_refused(code, message, service):
+            self.log_limiter.warn("host '{id}' refuses a connection: {why}", id=self.settings.id, why=why)
 
     def _knock(self) -> None:
         """Shorten a long back-off, because a local connection waits for the host."""

@@ -48,6 +48,27 @@ def option_of(forward: ForwardSettings) -> str:
     return "--forward" if forward.service else "--local"
 
 
+#: Why a host refuses a channel, by the code of its reset.
+_REFUSALS = {
+    Code.UNKNOWN_SERVICE: "it does not offer {service} over {kind}",
+    Code.LOCAL_UNREACHABLE: "it cannot reach {service} ({message})",
+    Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
+    Code.LIMIT: "there is no room for another one",
+    Code.SHUTTING_DOWN: "it is stopping, and takes no new ones",
+    Code.UNAUTHORIZED: "{message}",
+}
+
+
+def why_refused(code: str, message: str, service: str, kind: str = "tcp") -> str:
+    """Return why a host has reset a channel, for a log line; empty if that is no refusal.
+
+    :param message: what the host says itself.
+    :param service: the name of its service that was asked for.
+    """
+    text = next((text for known, text in _REFUSALS.items() if known == code), "")
+    return text.format(service=show_service(service), kind=kind, message=message)
+
+
 class UdpListener(Service):
     """One UDP socket for the life of the process, bound like a :class:`~rtunnel.upkeep.listening.Listener`.
 
@@ -165,10 +186,11 @@ class _ClientFlow(Flow):
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
-        """Log that the host does not offer the service. The channel of a flow has no other control messages."""
+        """Log why the host refuses the flow. The channel of a flow has no other control messages."""
         with suppress(ValueError):
-            if decode_control(text).reset == Code.UNKNOWN_SERVICE:
-                self.lose(f"the host does not offer {show_service(self._owner.service)} over udp")
+            message = decode_control(text)
+            if why := why_refused(message.reset or "", message.message, self._owner.service, "udp"):
+                self.lose(f"the host refuses them: {why}")
 
     def channel_closed(self) -> None:
         """End the flow. The next datagram from the source begins a new one."""

@@ -104,6 +104,7 @@ class TestDrain:
             # The first takes no new visitors of its old clients.
             with tunnel.visit(b"get 1 1") as refused, pytest.raises(ConnectionResetError):
                 refused.recv(1)
+            tunnel.client.wait_for("host 'myhost' refuses a connection: it is stopping, and takes no new ones$")
             # Who is new goes to the second.
             mine, tunnel.local = tunnel.local, free_port()
             client = tunnel.client

@@ -111,7 +111,7 @@ async def test_services_that_the_host_does_not_offer_or_cannot_reach(rtc: World)
     program = Program()
     try:
         program.send(b"x", (HOST, ports[""]))
-        why = "the host does not offer a service without a name over udp"
+        why = "the host refuses them: it does not offer a service without a name over udp"
         await rtc.lines.wait_for(f"UDP datagrams at {HOST}:{ports['']} are dropped: {why}")
     finally:
         program.close()

@@ -17,10 +17,11 @@ from rtunnel.control.rtc import client as client_view, host as host_view
 from rtunnel.errors import Code
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.host import RtcHost
-from rtunnel.rtc.settings import IdentitySettings, ServiceSettings
+from rtunnel.rtc.settings import ForwardSettings, IdentitySettings, ServiceSettings
 from rtunnel.wire.webrtc.seal_control import LABEL
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Signal
-from tests.reverse.net import Peer, until
+from tests.ports import free_port
+from tests.reverse.net import HOST, Peer, until
 from tests.rtc.host_parts import ByHand, forward
 from tests.rtc.sealed.middle import Middle, change_what_comes, without
 from tests.rtc.sealed.parts import Says
@@ -246,6 +247,25 @@ async def test_files_of_the_ends(rtc: World, tmp_path: Path) -> None:
     short = show_fingerprint(client.sealing.identity.fingerprint)
     await rtc.lines.wait_for(f"the host refuses this client: .*{short}, is not in authorized_clients")
     assert not service.peers
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_ends_say_that_datagrams_are_not_allowed(rtc: World) -> None:
+    server, port = rtc.signal(), free_port()
+    host = rtc.host(server, ServiceSettings("dns", udp(port)))
+    trust = host.sealing.trust = Says()
+    trust.verdict = Verdict(name="laptop", rights=ClientRights(services=frozenset({"web"})))
+    local = free_port()
+    client = rtc.client(server, ForwardSettings("dns", udp(local)))
+    await rtc.connected(client)
+    program = Program()
+    try:
+        program.send(b"x", (HOST, local))
+        await rtc.lines.wait_for("client .* is refused a connection: this client may not use the service dns")
+        why = "the host refuses them: this client may not use the service dns"
+        await rtc.lines.wait_for(f"UDP datagrams at {HOST}:{local} are dropped: {why}")
+    finally:
+        program.close()
 
 
 @pytest_twisted.ensureDeferred
