@@ -8,7 +8,7 @@ from rtunnel.addresses import DialAddress
 
 #: What to do about the client's own certificate.
 RENEW = (
-    "On the server's machine: 'rtunnel pki renew NAME' and 'rtunnel pki bundle NAME -o NAME.pem'; here: 'rtunnel "
+    "Where the CA is: 'rtunnel pki renew NAME' and 'rtunnel pki bundle NAME -o NAME.pem'; here: 'rtunnel "
     "pki import NAME.pem'. If it has not expired, a clock is wrong."
 )
 #: What to do about clocks that differ.

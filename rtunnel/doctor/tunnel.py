@@ -24,6 +24,7 @@ from twisted.internet.threads import deferToThread
 
 from rtunnel.doctor import advice, clock
 from rtunnel.doctor.allowed import ask_for
+from rtunnel.doctor.dates import check_begun, check_end
 from rtunnel.doctor.greeting import Greeting, Refusal
 from rtunnel.doctor.local import examine_services, of_tunnel
 from rtunnel.doctor.reach import Reach
@@ -41,7 +42,7 @@ from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import try_service
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.hedge.keys import Hedges
-from rtunnel.tls.identity import expiry_warning, show_end, show_name, show_subject
+from rtunnel.tls.identity import expiry_warning, show_end, show_name
 from rtunnel.tls.policy import Role
 from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, Hello, clean_text
 from rtunnel.wire.tunnel_request import NAMED
@@ -130,16 +131,9 @@ class TunnelExamination(Examination):
                 "'rtunnel pki import NAME.pem'.",
             ) from error
         now = datetime.now(UTC)
-        for each in loaded.certificates:
-            if each.not_valid_before_utc > now:
-                raise Trouble(
-                    f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and {show_subject(each)} is not valid before "
-                    f"{each.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
-                    "Set the clock of this machine; 'timedatectl' shows whether it is synchronized.",
-                )
+        check_begun(loaded.certificates)
         own = loaded.certificate
-        if own.not_valid_after_utc < now:
-            raise Trouble(expiry_warning(own), advice.RENEW)
+        check_end(own)
         text = f"this client is {show_name(own)}, until {show_end(own)}; clock: {now:%Y-%m-%d %H:%M} UTC"
         if loaded.warnings:
             return Found(f"{text}; {loaded.warnings[0]}", f"{loaded.warnings[0]}.", Status.WARN)

@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.addresses import DialAddress
+from rtunnel.doctor.dates import check_begun, check_end
 from rtunnel.doctor.local import LocalService, examine_services
 from rtunnel.doctor.reach import Reach
 from rtunnel.doctor.steps import WITHIN, Examination, Found, Status, Step, Trouble
@@ -174,6 +175,11 @@ class WebRtcExamination(Examination):
             identity, trust = known_identity(settings), trust_of(settings)
         except ConfigError as error:
             raise Trouble(clean_text(str(error)), _IDENTITY_ADVICE) from error
+        own = () if identity is None else (identity.certificate, *identity.chain)
+        check_begun(own)
+        for each in own:
+            check_end(each)
+        warning = next((text for each in own if (text := expiry_warning(each))), "")
         if identity is None:
             who = "it gets its identity at its first start"
         else:
@@ -182,10 +188,14 @@ class WebRtcExamination(Examination):
             who = f"fingerprint {found['fingerprint']}, {found['signature']}{second}"
         mixed = f"; with --hedge {','.join(settings.hedge)}" if settings.hedge else ""
         if trust.is_closed:
-            return Found(f"{who}{mixed}; closed: it is told whom to trust")
-        if isinstance(settings, HostSettings):
-            return Found(f"{who}{mixed}; open: it serves everybody whom the signaling server lets in")
-        return Found(f"{who}{mixed}; open: it trusts whomever the signaling server shows as the host")
+            whom = "closed: it is told whom to trust"
+        elif isinstance(settings, HostSettings):
+            whom = "open: it serves everybody whom the signaling server lets in"
+        else:
+            whom = "open: it trusts whomever the signaling server shows as the host"
+        if warning:
+            return Found(f"{who}{mixed}; {whom}; {warning}", f"{warning}.", Status.WARN)
+        return Found(f"{who}{mixed}; {whom}")
 
     async def _addresses(self) -> Found:
         interfaces = self._settings.ice.interfaces

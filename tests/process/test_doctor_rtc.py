@@ -6,12 +6,15 @@ import json
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from rtunnel.access.identities import load_identity
 from rtunnel.access.peers.fingerprints import show_fingerprint
+from rtunnel.pki.certificates import Kind
+from tests.access.peers.parts import Organisation
 from tests.ports import free_port
 from tests.process.doctor import Report, run
 from tests.process.harness import Process, Twistds, need, wait_until_open
@@ -184,6 +187,39 @@ def test_identities(tmp_path: Path) -> None:
     bad = Report("connect", *options)
     assert "identity" in bad.failed()
     assert "client.pem" in bad.text("identity")
+
+
+@pytest.mark.parametrize(("end", "kind"), [("host", Kind.HOST), ("connect", Kind.CLIENT)])
+def test_a_certificate_that_has_expired_or_soon_will(end: str, kind: Kind, tmp_path: Path) -> None:
+    organisation = Organisation(tmp_path)
+    files = tmp_path / "own"
+    options = [
+        end,
+        f"--signal=ws://{LOOPBACK}:{free_port()}",
+        *LOCAL,
+        f"--identity-cert={files}.crt",
+        f"--identity-key={files}.key",
+        f"--peer-ca={organisation.file}",
+    ]
+
+    def report(days: int, now: datetime | None = None) -> Report:
+        issued = organisation.issue("myhost", kind, days=days, now=now)
+        (tmp_path / "own.crt").write_bytes(issued.certificate_pem)
+        (tmp_path / "own.key").write_bytes(issued.key_pem)
+        (tmp_path / "own.key").chmod(0o600)
+        return Report(*options)
+
+    now = datetime.now(UTC)
+    expired = report(10, now - timedelta(days=20))
+    assert "identity" in expired.failed()
+    assert "the certificate of 'myhost' expired on " in expired.text("identity")
+    early = report(10, now + timedelta(days=5))
+    assert "identity" in early.failed()
+    assert "the certificate of 'myhost' is not valid before " in early.text("identity")
+    soon = report(10)
+    assert "identity" not in soon.failed()
+    assert "closed: it is told whom to trust; the certificate of 'myhost' expires in " in soon.text("identity")
+    assert report(400).text("identity").endswith("; closed: it is told whom to trust")
 
 
 def test_servers_that_are_silent(twistd: Twistds) -> None:
