@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import BACKLOG, ListenAddress
+from rtunnel.endpoint_strings import split_description
 from rtunnel.errors import ConfigError, StartupError
 from rtunnel.reasons import cannot_listen
 from rtunnel.relay.bare_port import give_sockets
@@ -192,7 +193,11 @@ class Listener(Service):
         """
         if address == self._address:
             return
-        before, factory = self._port, self._factory_for(address)
+        before: Any = self._port
+        factory = self._factory_for(address)
+        if before is not None and _path_of(address) == _path_of(self._address) != "":
+            await self._listen_at_own_path(before, address, factory)
+            return
         listening = address.endpoint(self._reactor).listen(factory)
         try:
             port = await listening
@@ -205,6 +210,25 @@ class Listener(Service):
             if self._is_open and isinstance(before, tcp.Port):
                 before.doRead()  # what the system has already accepted
             await _closed(before)
+
+    async def _listen_at_own_path(self, before: tcp.Port, address: ListenAddress, factory: IProtocolFactory) -> None:
+        """Make our own UNIX socket anew, with another mode. Two cannot have one path."""
+        before.doRead()  # what the system has already accepted
+        self._port = None
+        await _closed(before)
+        wanted, failed = (address, factory), None
+        for address, factory in (wanted, (self._address, self._factory)):
+            try:
+                listening = address.endpoint(self._reactor).listen(factory)
+                port = await listening
+            except Exception as error:
+                failed = failed or StartupError(cannot_listen(address, self._what, self._option, error))
+                continue
+            self._address, self._factory, self._listening = address, factory, listening
+            self._bound(port)
+            break
+        if failed is not None:
+            raise failed
 
     def _listen_in_place_of(
         self, before: Any, address: ListenAddress, factory: IProtocolFactory, error: Exception
@@ -234,6 +258,12 @@ class Listener(Service):
         """Stop listening."""
         super().stopService()
         return Deferred.fromCoroutine(self.stop_listening())
+
+
+def _path_of(address: ListenAddress) -> str:
+    """Return the path of a UNIX socket; empty for other addresses."""
+    (kind, *rest), _ = split_description(address.description)
+    return rest[0] if kind == "unix" else ""
 
 
 async def _closed(port: IListeningPort) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +243,18 @@ async def test_a_forward_whose_own_port_is_in_the_way(rtc: RtcWorld, end: End) -
     for visitor in (stays, await join(rtc, ports[0])):
         visitor.send(b"hello")
         await visitor.has(b"hello")
+
+
+@ensureDeferred
+async def test_a_forward_whose_unix_socket_gets_another_mode(rtc: RtcWorld, end: End, tmp_path: Path) -> None:
+    server, service = rtc.signal(), await rtc.echo()
+    rtc.host(server, service.port)
+    path = tmp_path / "s"
+    running = end(rtc_client, rtc.port_of(server), client={"id": ID, "local": f"unix:{path}:mode=600"})
+    await rtc.connected(running.service)
+    outcome = await running.reload(client={"local": f"unix:{path}:mode=666"})
+    assert outcome.failed == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
 
 @ensureDeferred

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -141,6 +143,25 @@ async def test_its_own_socket_and_another_are_in_the_way(listener: Listener) -> 
     assert listener.local_address == before
     with connect(before) as connection:
         await echoes(connection)
+
+
+@ensureDeferred
+async def test_a_unix_socket_gets_another_mode(parent: MultiService, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = build(ListenAddress.parse(f"unix:{path}:mode=600"))
+    listener.setServiceParent(parent)
+    with socket.socket(socket.AF_UNIX) as old:
+        old.connect(str(path))
+        old.setblocking(False)
+        for mode in ("666", "600"):
+            await listener.move(ListenAddress.parse(f"unix:{path}:mode={mode}"))
+            assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
+            with socket.socket(socket.AF_UNIX) as new:
+                new.connect(str(path))
+                new.setblocking(False)
+                await echoes(new)
+        # Whoever was in the queue is served, too.
+        await echoes(old)
 
 
 @ensureDeferred
