@@ -58,8 +58,6 @@ ANSWER_TIMEOUT = 10.0
 #: How many seconds after the signaling server could not pass it on an offer for another path is made again.
 OFFER_AGAIN = 0.25
 
-#: Why a host refuses a connection, by the code of its reset.
-
 
 @implementer(ISignalUser)
 class RtcClient(DrainingService):
