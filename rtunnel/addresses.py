@@ -118,6 +118,12 @@ class ListenAddress:
         except ValueError:
             return False
 
+    @property
+    def number(self) -> int | None:
+        """The number of the TCP port; None: it has none that is known before it is opened."""
+        kind, *rest = split_description(self.description.removeprefix(PROXIED))[0]
+        return int(rest[0]) or None if kind in ("tcp", "tcp6") else None
+
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """Return the endpoint to listen on."""
         from twisted.internet.endpoints import serverFromString

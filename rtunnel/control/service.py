@@ -141,18 +141,28 @@ class ControlService(MultiService):
         """
         if settings == self._status:
             return
-        before, is_in_the_way = self._status_port, settings.listen == self._status.listen
-        if is_in_the_way:
-            await _closed(before)
+        before = self._status_port
+        if settings.listen == self._status.listen:
+            new = await self._build_in_place_of(before, settings)
+        else:
+            try:
+                new = self._build_port(settings)
+            except StartupError:
+                if not _may_be_in_the_way(self._status, settings):
+                    raise
+                new = await self._build_in_place_of(before, settings)
+            else:
+                await _closed(before)
+        self._status_port, self._status = new, settings
+
+    async def _build_in_place_of(self, before: Any, settings: StatusSettings) -> IService | None:
+        """Close our own port, which is in the way, and make another. If that fails, make the one of before again."""
+        await _closed(before)
         try:
-            self._status_port = self._build_port(settings)
+            return self._build_port(settings)
         except RtunnelError:
-            if is_in_the_way:
-                self._status_port = self._build_port(self._status)
+            self._status_port = self._build_port(self._status)
             raise
-        self._status = settings
-        if not is_in_the_way:
-            await _closed(before)
 
     def handed(self) -> Iterator[Handed]:
         """Yield the sockets that a successor gets.
@@ -236,6 +246,12 @@ class ControlService(MultiService):
         if port is not None:
             stopping.addCallback(lambda _: port.stopListening())
         return stopping
+
+
+def _may_be_in_the_way(before: StatusSettings, settings: StatusSettings) -> bool:
+    """Return whether the port of before may be why another cannot listen, as 127.0.0.1:7070 is in the way of :7070."""
+    listens = before.listen.number if before.listen is not None else None
+    return listens is not None and settings.listen is not None and settings.listen.number == listens
 
 
 async def _closed(port: Any) -> None:

@@ -108,21 +108,36 @@ def refuses_already(port: Any) -> bool:
 def step_aside(port: Any) -> bool:
     """Let another socket listen at an address that *port* has too, such as all addresses with its number.
 
-    Connections that the system has accepted are taken before; others are refused. Only after :func:`pause_when_full`,
-    and for a port that does not refuse connections. Return False where that is not possible.
+    Connections that the system has accepted are taken before; others are refused. Only after :func:`pause_when_full`.
+    :func:`step_back` undoes it. Return False where that is not possible.
     """
     if sys.platform != "linux" or type(port) is not tcp.Port or port.port is None:
         return False
-    port.doRead()
     sock: Any = port.socket
+    if sock.refuses:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return True
+    port.doRead()
     sock.refuses = True
     port.stopReading()
     sock.shutdown(socket.SHUT_RDWR)
     return True
 
 
+def step_back(port: Any, *, accepts: bool) -> None:
+    """Undo :func:`step_aside`.
+
+    :param accepts: whether *port* accepted connections before.
+    :raises OSError: the system does not let us listen again.
+    """
+    if accepts:
+        accept_connections(port)
+    else:
+        port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+
 def accept_connections(port: Any) -> None:
-    """Undo :func:`refuse_connections` or :func:`step_aside`.
+    """Undo :func:`refuse_connections`.
 
     :raises OSError: the system does not let us listen again.
     """

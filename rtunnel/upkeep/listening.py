@@ -27,6 +27,7 @@ from rtunnel.upkeep.accepting import (
     refuse_connections,
     refuses_already,
     step_aside,
+    step_back,
 )
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.proxied import ProxiedFactory
@@ -239,13 +240,13 @@ class Listener(Service):
         """
         is_in_use = isinstance(error, CannotListenError) and getattr(error.socketError, "errno", 0) == errno.EADDRINUSE
         number = getattr(before.getHost(), "port", None) if before is not None else None
-        if is_in_use and number == getattr(error, "port", None) and self._is_open and step_aside(before):
+        if is_in_use and number == getattr(error, "port", None) and step_aside(before):
             listening: Deferred[IListeningPort] = address.endpoint(self._reactor).listen(factory)
             failures: list[Failure] = []
             listening.addErrback(failures.append)
             if not failures:
                 return listening
-            accept_connections(before)
+            step_back(before, accepts=self._is_open)
         raise StartupError(cannot_listen(address, self._what, self._option, error)) from None
 
     async def stop_listening(self) -> None:

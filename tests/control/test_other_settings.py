@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from tests.reverse.net import can_bind
 HOST = "127.0.0.1"
 
 
-def settings(port: int, token: str | None = None, cert: Path | None = None) -> StatusSettings:
-    return StatusSettings(ListenAddress.parse(f"{HOST}:{port}"), token, cert, cert)
+def settings(port: int, token: str | None = None, cert: Path | None = None, host: str = HOST) -> StatusSettings:
+    return StatusSettings(ListenAddress.parse(f"{host}:{port}"), token, cert, cert)
 
 
 def ask(port: int, token: str = "") -> Deferred[int]:
@@ -73,6 +74,26 @@ async def test_another_token(control: ControlService) -> None:
     assert [await ask(port, token) for token in ("one-word", "another")] == [200, 401]
     await control.use(settings(port, "another"))
     assert [await ask(port, token) for token in ("one-word", "another")] == [401, 200]
+
+
+@ensureDeferred
+async def test_other_addresses_of_its_own_number(control: ControlService) -> None:
+    """It is in the way of itself."""
+    port = free_port()
+    await control.use(settings(port))
+    await control.use(settings(port, "one-word", host=""))
+    assert [await ask(port, token) for token in ("one-word", "")] == [200, 401]
+    await control.use(settings(port))
+    assert await ask(port) == 200
+
+
+@ensureDeferred
+async def test_somebody_else_is_among_the_other_addresses(control: ControlService) -> None:
+    port = free_port()
+    await control.use(settings(port))
+    with socket.create_server(("127.0.0.2", port)), pytest.raises(StartupError, match="status port"):
+        await control.use(settings(port, host=""))
+    assert await ask(port) == 200
 
 
 @ensureDeferred

@@ -184,6 +184,18 @@ async def test_an_address_in_use_changes_nothing_but_the_rest(server: Running, l
 
 
 @ensureDeferred
+async def test_an_address_that_another_port_leaves(server: Running) -> None:
+    """Which of the two is moved first does not matter."""
+    address, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    await server.reload(http_listen=address)
+    outcome = await server.reload(http_listen=other, public_listen=address)
+    assert sorted(outcome.changed) == [f"http-listen {address} -> {other}", f"public-listen none -> {address}"]
+    assert outcome.failed == []
+    outcome = await server.reload(http_listen=address, public_listen=other)
+    assert sorted(line.split(":")[0] for line in outcome.failed) == ["http-listen", "public-listen"]
+
+
+@ensureDeferred
 async def test_no_line_has_a_secret(server: Running, logged: TestLog) -> None:
     outcome = await server.reload(
         valid_tokens=["another-secret"], status_listen=f"127.0.0.1:{free_port()}", status_token="a-third-secret"

@@ -166,6 +166,28 @@ async def test_port_that_is_closed_and_kept(host: str, chosen_by: str, logged: T
 
 @needs_linux
 @ensureDeferred
+async def test_port_that_is_closed_moves_to_other_addresses_of_its_number() -> None:
+    """It is in the way of itself, though nobody can connect."""
+    number = free_port()
+    service = listener(f"127.0.0.1:{number}", is_open=False)
+    service.startService()
+    with socket.create_server(("127.0.0.2", number)), pytest.raises(StartupError, match="Address already in use"):
+        await service.move(ListenAddress.parse(f":{number}"))
+    with socket.socket() as other:
+        # It is still nobody else's.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        assert bind_and_listen(other, ("127.0.0.1", number)) == "Address already in use"
+    for host in ("", "127.0.0.1"):
+        await service.move(ListenAddress.parse(f"{host}:{number}"))
+        assert attempt(("127.0.0.1", number)) == "ConnectionRefusedError"
+        service.accept()
+        assert attempt(("127.0.0.1", number)) == "open"
+        service.refuse()
+    await service.stopService()
+
+
+@needs_linux
+@ensureDeferred
 async def test_port_that_is_closed_while_it_accepts() -> None:
     """Those that are still in its queue are reset; the port itself is well."""
     service = listener("127.0.0.1:0")

@@ -3,8 +3,9 @@
     flags, environment, file -> new options -> what differs -> parts -> lines that say so
 
 All is checked before anything is touched: a file that could not be used at the start is not used now. Each part is
-then applied by itself. If that fails, for example because an address is in use, its settings stay as they were, the
-others are applied all the same, and the next reload tries again.
+then applied by itself. If that fails, for example because an address is in use, its settings stay as they were, and the
+others are applied all the same. Then it is tried again, as the address may have been that of another part; and once
+more by the next reload.
 """
 
 from __future__ import annotations
@@ -140,17 +141,23 @@ class Reloader:
         differing = [setting for setting in options.declared if _differs(setting, options.resolved, new.resolved)]
         names = {setting.name for setting in differing if setting.reload is not Reload.RESTART}
         outcome.restart = sorted(setting.name for setting in differing if setting.name not in names)
-        for part in self.parts:
-            chosen = [setting for setting in differing if setting.name in names & part.names]
-            if chosen and (why_not := self._why_not()):
-                # It has come while an old port closed.
-                outcome.failed.append(f"{_names(chosen)}: {why_not}")
-            elif chosen:
-                await self._apply_part(part, chosen, new.resolved, outcome)
+        of_parts = [(part, [each for each in differing if each.name in names & part.names]) for part in self.parts]
+        concerned = [(part, chosen) for part, chosen in of_parts if chosen]
+        while concerned:
+            outcome.failed.clear()
+            left = [each for each in concerned if not await self._apply_part(*each, new.resolved, outcome)]
+            if len(left) == len(concerned):
+                break
+            concerned = left
         outcome.changed += self._reloadable.look()
         return outcome
 
-    async def _apply_part(self, part: Part, chosen: list[Setting], new: Resolved, outcome: Outcome) -> None:
+    async def _apply_part(self, part: Part, chosen: list[Setting], new: Resolved, outcome: Outcome) -> bool:
+        """Apply some settings. Return whether that could be done."""
+        if why_not := self._why_not():
+            # It has come while an old port closed.
+            outcome.failed.append(f"{_names(chosen)}: {why_not}")
+            return False
         options = self._options
         before: Resolved = options.resolved
         try:
@@ -160,11 +167,12 @@ class Reloader:
                 await applied
         except RtunnelError as error:
             outcome.failed.append(f"{_names(chosen)}: {error}")
-            return
+            return False
         options.take_over(candidate)
         self._reloadable.service.settings = candidate.settings
         for setting in chosen:
             outcome.changed += shown(setting, before.values[setting.name], new.values[setting.name])
+        return True
 
 
 def _names(settings: Iterable[Setting]) -> str:
