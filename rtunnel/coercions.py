@@ -23,6 +23,8 @@ from rtunnel.host_names import host_pattern
 #: The longest time that is accepted, in seconds. epoll cannot wait longer than about 24 days.
 MAX_SECONDS = 1_000_000.0
 
+# The networks of IPv4 addresses in IPv6.
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 # The longest text that an error shows whole, in characters.
 _MOST_SHOWN = 200
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -235,13 +237,15 @@ def host_patterns(value: object) -> tuple[str, ...]:
 def networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     """Read networks and addresses, such as ``10.0.0.0/8,2001:db8::/32``, as text or as a list.
 
+    IPv4 networks that are written as IPv6 (``::ffff:10.0.0.0/104``) become IPv4.
+
     :raises ConfigError: one of them is neither.
     """
     found = []
     for part in joined(value).split(",") if value not in ([], "none") else ():
         written = part.strip()
         try:
-            found.append(ipaddress.ip_network(written))
+            found.append(_comparable(ipaddress.ip_network(written)))
         except ValueError:
             try:
                 remedy = str(ipaddress.ip_interface(written).network)
@@ -249,6 +253,18 @@ def networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
                 remedy = "networks such as 10.0.0.0/8 or 2001:db8::/32"
             raise ConfigError(f"{shown(written)} is not a network; write {remedy}") from None
     return tuple(found)
+
+
+def _comparable(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return IPv4 addresses in IPv6 as IPv4, and others without the name of an interface (``fe80::1%eth0``)."""
+    number, length = int(network.network_address), network.prefixlen
+    if network.version == 4:
+        return network
+    if network.subnet_of(_MAPPED):
+        return ipaddress.IPv4Network((number & 0xFFFFFFFF, length - 96))
+    return ipaddress.IPv6Network((number, length))
 
 
 def path(value: object) -> Path:

@@ -58,7 +58,6 @@ MOST_REQUESTS = 1_000_000
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_MAPPED = IPv6Network("::ffff:0:0/96")
 _OF_REQUESTS = ("max-requests", "auth", "request-headers", "response-headers", "redirect-https")
 _OF_GROUPS = ("group", "group-key", "balance")
 # Fields of one connection, and those that say where a message ends (RFC 9110, section 7.6.1; RFC 9112, section 6).
@@ -238,17 +237,7 @@ def _networks(value: object) -> tuple[Network, ...]:
     found = networks(value)
     if len(found) > MOST_NETWORKS:
         raise ConfigError(f"has {len(found):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
-    return tuple(dict.fromkeys(map(_comparable, found)))
-
-
-def _comparable(network: Network) -> Network:
-    """Return IPv4 addresses in IPv6 as IPv4, and others without the name of an interface (``fe80::1%eth0``)."""
-    number, length = int(network.network_address), network.prefixlen
-    if network.version == 4:
-        return network
-    if network.subnet_of(_MAPPED):
-        return IPv4Network((number & 0xFFFFFFFF, length - 96))
-    return IPv6Network((number, length))
+    return tuple(dict.fromkeys(found))
 
 
 def _a_second(value: object, what: str) -> float:

@@ -234,9 +234,14 @@ class QuietFactory(Factory):
     noisy = False
 
 
+def plain_host(host: str) -> str:
+    """Return an IP address as the system has written it, but one that is mapped into IPv6 as IPv4."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
 def format_host_port(host: str, port: int) -> str:
     """Return ``host:port``, with brackets round an IPv6 address. An IPv4-mapped address is shown as IPv4."""
-    host = host.removeprefix("::ffff:") if "." in host else host
+    host = plain_host(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -66,7 +66,7 @@ SERVER_VALUES = {
     "udp-listen": (":7001", ":7001", UdpAddress(":7001", "", 7001)),
     "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
     "http-listen": (":80", ":80", ListenAddress.parse("tcp:80")),
-    "trusted-proxies": ("10.0.0.0/8", ["10.0.0.0/8"], (IPv4Network("10.0.0.0/8"),)),
+    "trusted-proxies": ("::ffff:10.0.0.0/104", ["10.0.0.0/8"], (IPv4Network("10.0.0.0/8"),)),
     "https-listen": ("[::1]:443", "[::1]:443", ListenAddress.parse("[::1]:443")),
     "public-interface": ("::", "::", "::"),
     "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),

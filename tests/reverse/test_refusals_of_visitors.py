@@ -91,6 +91,16 @@ def test_lines() -> None:
     assert log.lines[-1] == log.lines[0]
 
 
+def test_an_address_of_ipv4_at_a_port_for_both_families() -> None:
+    """It is the address that an operator knows, and counts as the same."""
+    log, client = Log(), Client()
+    log.refuse(client.tunnel(), "::ffff:198.51.100.7")
+    log.refuse(client.tunnel(), "198.51.100.7")
+    assert log.lines == [f"visitor 198.51.100.7 of port 2222 refused: {WHY}"]
+    assert client.told[0] == (0, f"visitor 198.51.100.7 was refused: {WHY}")
+    assert {each.address for each in log.refusals.recent} == {"198.51.100.7"}
+
+
 def test_notices() -> None:
     """The first one at once; then how many there were, once a minute, until there are none."""
     log, client = Log(), Client()

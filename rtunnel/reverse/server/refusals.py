@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from rtunnel.access.limits import KINDS, kind_of
 from rtunnel.access.public import Public
+from rtunnel.relay.sockets import plain_host
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
 
@@ -76,7 +77,7 @@ class Refusals:
         :param name: his address as logs count it, with a port.
         :param why: as :meth:`~rtunnel.access.limits.Limits.why_not` says it.
         """
-        host = address or name
+        host = plain_host(address) or name
         self.kinds[kind_of(why)] += 1
         self.recent.append(Refusal(time.time(), str(place), host, why))
         # One line for each address and reason: what is not in the format does not tell lines apart.

@@ -77,12 +77,14 @@ def origin(head: RequestHead, host: str) -> str:
     if any(field in said for field in _OLDER):
         node = said.get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
     else:
-        found = _FOR.search(said.get(b"forwarded", b"").rpartition(b",")[2])
-        node = found[1] if found else b""
+        match = _FOR.search(said.get(b"forwarded", b"").rpartition(b",")[2])
+        node = match[1] if match else b""
     try:
-        return str(ip_address(node.decode("ascii", "replace").strip("[]")))
+        found = ip_address(node.decode("ascii", "replace").strip("[]"))
     except ValueError:
         return host
+    # A proxy that listens for both families at once may write an address of IPv4 in this way.
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def is_secure(head: RequestHead) -> bool:

@@ -71,11 +71,13 @@ def test_what_a_trusted_proxy_says_in_the_newer_field_counts(web: World) -> None
     ("lines", "address"),
     [
         (["X-Forwarded-For: 198.51.100.1, 198.51.100.2"], "198.51.100.2"),
+        (["X-Forwarded-For: ::ffff:198.51.100.2"], "198.51.100.2"),
         (["X-Forwarded-For: nobody"], "192.0.2.7"),
         (["X-Forwarded-Proto: https", "Forwarded: for=198.51.100.1"], "192.0.2.7"),
         (["Forwarded: for=198.51.100.1, For=198.51.100.2; proto=https"], "198.51.100.2"),
         (['Forwarded: proto=https;for="198.51.100.3:4711"'], "198.51.100.3"),
         (['Forwarded: for="[2001:db8::1]:4711"'], "2001:db8::1"),
+        (['Forwarded: for="[::ffff:198.51.100.3]:4711"'], "198.51.100.3"),
         (["Forwarded: for=_hidden"], "192.0.2.7"),
         (["Forwarded: by=198.51.100.1"], "192.0.2.7"),
         ([], "192.0.2.7"),
