@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+#: Seconds between two signs of life, if only the other end wants them that often.
+SHORTEST_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,8 @@ class LinkLimits:
     :ivar link_buffer: the most that may be granted and not yet delivered on all streams of the link.
     :ivar max_streams: how many streams may be open at once.
     :ivar max_tunnels: how many tunnels a client may have at once.
-    :ivar keepalive_interval: after this much silence, this end sends a PING.
+    :ivar keepalive_interval: after this much silence, this end sends a PING; and after having sent nothing for so long
+        on a data connection, a sign of life.
     :ivar dead_after: after this much silence, this end drops the link; more than ``keepalive_interval``.
     """
 
@@ -27,6 +31,16 @@ class LinkLimits:
     max_tunnels: int = 1024
     keepalive_interval: float = 5.0
     dead_after: float = 15.0
+
+    def heard_within(self, dead_after: float | None) -> LinkLimits:
+        """Return limits by which the other end of a data connection hears of this one in time.
+
+        :param dead_after: the seconds of silence after which it gives up; None: it has not said.
+        """
+        interval = None if dead_after is None else max(dead_after / 3, SHORTEST_INTERVAL)
+        if interval is None or interval >= self.keepalive_interval:
+            return self
+        return replace(self, keepalive_interval=interval)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class LinkControl:
     :param now: the time, in seconds on any clock that does not run backwards.
     :ivar mode: which protocol the link speaks.
     :ivar peer: the peer's HELLO; None on a reference link.
+    :ivar data_limits: the bounds of this end on data connections.
     :ivar capabilities: the capabilities that both ends named.
     :ivar life: tells how long the peer has been silent, and the round-trip time.
     :ivar ignored: how many frames of each meaningless kind have come.
@@ -51,7 +52,7 @@ class LinkControl:
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
         self.hello = hello
-        self.limits = limits
+        self.limits = self.data_limits = limits
         self.mode = Mode.AWAITING
         self.peer: Hello | None = None
         self.capabilities: frozenset[str] = frozenset()
@@ -120,6 +121,7 @@ class LinkControl:
             self.mode = Mode.REFERENCE
         else:
             self.mode = Mode.EXTENDED
+            self.data_limits = self.limits.heard_within(peer.dead_after)
             self.capabilities = self.hello.capabilities & peer.capabilities
             self._handlers |= {
                 frames.PING: self._receive_ping,

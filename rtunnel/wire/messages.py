@@ -120,6 +120,7 @@ class Hello:
     :ivar token: the client's secret, or None.
     :ivar time: what the server's clock says, in seconds since 1970; None: it does not tell.
     :ivar hedge: the KEMs beside ML-KEM whose secrets its sender wants in the root, in their order.
+    :ivar dead_after: the seconds of silence after which its sender gives a data connection up; None: it does not tell.
     """
 
     session: str
@@ -130,6 +131,7 @@ class Hello:
     token: str | None = None
     time: float | None = None
     hedge: tuple[str, ...] = ()
+    dead_after: float | None = None
 
     @property
     def process(self) -> str:
@@ -152,6 +154,8 @@ def encode_hello(hello: Hello) -> bytes:
         value["time"] = hello.time
     if hello.hedge:
         value["hedge"] = list(hello.hedge)
+    if hello.dead_after is not None:
+        value["dead_after"] = hello.dead_after
     return _dump(value)
 
 
@@ -177,7 +181,7 @@ def decode_hello(payload: bytes) -> Hello:
         raise ValueError("HELLO whose token is not text")
     names = frozenset(capabilities)
     agent, time, hedge = _text(value.get("agent")), _time(value.get("time")), read_hedges(value.get("hedge"))
-    return Hello(session, credit, version, agent, names, token, time, hedge)
+    return Hello(session, credit, version, agent, names, token, time, hedge, _time(value.get("dead_after")))
 
 
 def read_hedges(value: object) -> tuple[str, ...]:

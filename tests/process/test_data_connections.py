@@ -21,6 +21,7 @@ from tests.process.services import (
     Flood,
     Service,
     Tunnel,
+    count,
     expected,
     fetch,
     get,
@@ -72,12 +73,17 @@ def test_visitors_have_connections_of_their_own(serve: Serve, start_tunnel: Star
     assert len(re.findall(OWN, tunnel.server.output, re.MULTILINE)) == 51
 
 
-def test_idle_tunnel_keeps_a_few(serve: Serve, start_tunnel: StartTunnel) -> None:
-    """They are asked now and then, and stay."""
+@pytest.mark.parametrize("quick_ends", ["both", "server", "client"])
+def test_idle_tunnel_keeps_a_few(serve: Serve, start_tunnel: StartTunnel, quick_ends: str) -> None:
+    """They show life now and then, as often as the less patient end wants, and stay; so does an idle visitor."""
     quick = ["--keepalive-interval=1", "--dead-after=3"]
-    tunnel = start_tunnel(serve(GET=page("here")).address, server=quick, client=quick)
+    times = {end: quick for end in ("server", "client") if quick_ends in (end, "both")}
+    tunnel = start_tunnel(serve(GET=page("here"), count=count).address, **times)
     wait_for_pool(tunnel)
-    time.sleep(5)
+    with tunnel.visit(b"count") as visitor:
+        time.sleep(5)
+        visitor.shutdown(socket.SHUT_WR)
+        assert visitor.recv(100).startswith(b"0 ")
     poll(
         lambda: connections(tunnel.client.pid) == connections(tunnel.server.pid) == 1 + 4,
         PATIENCE,

@@ -110,15 +110,23 @@ def test_not_a_json_object(decode: Callable[[bytes], object], payload: bytes) ->
     st.frozensets(st.text(max_size=10), max_size=5),
     st.none() | st.text(max_size=30),
     st.none() | st.floats(0, 2**39),
+    st.none() | st.floats(0, 2**39),
 )
 def test_hello_there_and_back(
-    credit: int, version: int, agent: str, names: frozenset[str], token: str | None, time: float | None
+    credit: int,
+    version: int,
+    agent: str,
+    names: frozenset[str],
+    token: str | None,
+    time: float | None,
+    dead_after: float | None,
 ) -> None:
-    hello = Hello(SESSION, credit, version, agent, names, token, time)
+    hello = Hello(SESSION, credit, version, agent, names, token, time, dead_after=dead_after)
     payload = messages.encode_hello(hello)
     assert messages.decode_hello(payload) == hello
     assert ("token" in json.loads(payload)) is (token is not None)
     assert ("time" in json.loads(payload)) is (time is not None)
+    assert ("dead_after" in json.loads(payload)) is (dead_after is not None)
 
 
 def hello_payload(**changes: object) -> bytes:
@@ -130,8 +138,9 @@ def test_hello_needs_three_keys_and_ignores_unknown_ones() -> None:
 
 
 @pytest.mark.parametrize("time", ["null", "true", '"1"', "[1]", "{}", "-1", "NaN", "Infinity", "1e999", "9" * 400])
-def test_hello_with_an_odd_time(time: str) -> None:
-    payload = hello_payload()[:-1] + f', "time": {time}}}'.encode()
+@pytest.mark.parametrize("key", ["time", "dead_after"])
+def test_hello_with_an_odd_time(key: str, time: str) -> None:
+    payload = hello_payload()[:-1] + f', "{key}": {time}}}'.encode()
     assert messages.decode_hello(payload) == Hello(SESSION, 65536)
 
 

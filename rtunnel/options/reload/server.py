@@ -52,7 +52,7 @@ class _Applies:
         server = self._server
         server.max_frame = limits.max_frame
         server.kept.patience = limits.dead_after
-        server.hello = replace(server.hello, initial_credit=limits.initial_credit)
+        server.hello = replace(server.hello, initial_credit=limits.initial_credit, dead_after=limits.dead_after)
 
     def pool(self, new: Any) -> None:
         if self._server.takes_data_connections:

@@ -87,7 +87,7 @@ class DataPool:
         try:
             if seals is not None:
                 sock.send(server_random)
-            limits, now = self._session.link.limits, self.reactor.seconds()
+            limits, now = self._session.link.data_limits, self.reactor.seconds()
             connection = RecordSocket(self._server.poller, sock, self, limits, now, seals, is_server=True)
         except OSError as error:
             self.log.debug("a data connection is closed: {why}", why=error)

@@ -208,7 +208,7 @@ class DataConnections:
     def attached(self, attempt: _Attempt, sock: socket.socket, seals: tuple[Seal, Seal] | None) -> None:
         """Take a connection on which the ticket was shown."""
         self._attempts.discard(attempt)
-        limits, memory = self._user.link.limits, self._user.memory
+        limits, memory = self._user.link.data_limits, self._user.memory
         try:
             connection = RecordSocket(self.poller, sock, self, limits, self._seconds(), seals, is_server=False)
         except OSError as error:

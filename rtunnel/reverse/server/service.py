@@ -106,6 +106,7 @@ class TunnelServer(PublishingServer):
             agent=AGENT,
             capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK}) | planes,
             hedge=settings.hedge,
+            dead_after=settings.limits.dead_after,
         )
         self.ids = StreamIds()
         self._stopping = self._full = False

@@ -56,7 +56,7 @@ class AbsentLink:
     """As much of a link as data connections need while there is none."""
 
     def __init__(self, limits: LinkLimits) -> None:
-        self.limits = limits
+        self.limits = self.data_limits = limits
         self.streams: dict[int, Any] = {}
         self.stream_count = self.direct_streams = 0
         self.peer = None

@@ -122,7 +122,7 @@ class DataConnection:
     def freeze(self) -> State:
         """Return what another process needs to go on with this connection, but for the seals."""
         state: State = {name.lstrip("_"): getattr(self, name) for name in (*_FLAGS, *_TIMES)}
-        return {"number": self.number, **state}
+        return {"number": self.number, "keepalive_interval": self._limits.keepalive_interval, **state}
 
     def thaw(self, frozen: Fields) -> None:
         """Be what another one was when :meth:`freeze` was called. This one must be new. Time in between counts for
@@ -131,6 +131,10 @@ class DataConnection:
         :raises ValueError: it was not called for this.
         """
         self.number = frozen.number("number", LAST)
+        if frozen.has("keepalive_interval"):
+            # The other end may want it so; it says so again only for connections that are made later.
+            self._limits = self._limits.heard_within(3 * frozen.seconds("keepalive_interval"))
+            self.tick_every = min(1.0, self._limits.keepalive_interval / 2)
         for name in _FLAGS:
             setattr(self, name, frozen.flag(name.lstrip("_")))
         for name in _TIMES:

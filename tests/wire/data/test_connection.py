@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import Code
 from rtunnel.wire.data.connection import LAST, DataConnection, Ended, Opened, WasReset
+from rtunnel.wire.data.frozen import Fields
 from rtunnel.wire.data.records import SealedReader
 from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import LinkLimits
@@ -288,6 +290,26 @@ def test_how_often_to_look(interval: float, every: float) -> None:
             if end.tick(NOW + number * every, is_reading=True, can_send=True):
                 end.has_sent = other.has_heard = True
             assert not end.is_dead
+
+
+@pytest.mark.parametrize("patience", [0.0, 1.0, 3.5, 15.0, 300.0])
+@pytest.mark.parametrize("interval", [0.2, 1.0, 5.0, 60.0])
+def test_life_as_often_as_the_other_end_wants_it(interval: float, patience: float) -> None:
+    """But not more often than once a second because of that: the other end must not make us busy."""
+    limits = LinkLimits(keepalive_interval=interval, dead_after=400.0)
+    paced = limits.heard_within(patience)
+    assert paced.keepalive_interval == min(interval, max(patience / 3, 1.0))
+    assert replace(paced, keepalive_interval=interval) == limits == limits.heard_within(None)
+
+
+def test_another_process_shows_life_as_often() -> None:
+    """It does not know the other end yet."""
+    limits = LinkLimits()
+    before, after = (DataConnection(each, None, NOW, is_server=True) for each in (limits.heard_within(3.0), limits))
+    after.thaw(Fields(before.freeze()))
+    ticks = [[end.tick(NOW + n, is_reading=True, can_send=True) for n in range(1, 6)] for end in (before, after)]
+    assert ticks[0] == ticks[1]
+    assert any(ticks[1][:2])
 
 
 def test_records_that_show_nothing_but_life() -> None:

@@ -120,6 +120,7 @@ class LinkService(HeldConnection[ClientSession]):
             capabilities=DATA_PLANES[settings.plane] | {WITHDRAW, RULES, UDP, HOSTS},
             token=settings.token,
             hedge=settings.hedge,
+            dead_after=settings.limits.dead_after,
         )
         #: Whether another process has taken the link over.
         self.has_successor = False
@@ -189,8 +190,8 @@ class LinkService(HeldConnection[ClientSession]):
         """
         before, self.settings = self.settings, settings
         self.connect_timeout = settings.connect_timeout
-        self.kept.patience = settings.limits.dead_after
-        self._hello = replace(self._hello, initial_credit=settings.limits.initial_credit, token=settings.token)
+        credit, self.kept.patience = settings.limits.initial_credit, settings.limits.dead_after
+        self._hello = replace(self._hello, initial_credit=credit, dead_after=self.kept.patience, token=settings.token)
         server = before.server if self.target is None else self.target.server
         stays = server in settings.servers and _destination(before, server) == _destination(settings, server)
         if stays and (self.session is not None or before.servers == settings.servers):
