@@ -57,12 +57,12 @@ async def test_clients_file(world: World, clients: Clients) -> None:
     link.put(2, stream, OK)
     await visitor.has(OK)
     await answered_again(link, visitor, stream)
-    clients.write("max-requests: 0.5")
-    assert await notice(link) == "the server limits visitors: 0.5 requests of an address a second"
+    clients.write("max-requests: 0.001")
+    assert await notice(link) == "the server limits visitors: 0.001 requests of an address a second"
     visitor.received.clear()
     await answered_again(link, visitor, stream)
-    page = await refused(world, server, 429, "its address sends more than 0.5 requests a second")
-    assert b"your address sends more than 0.5 requests a second (http://app.example.org)" in page.received
+    page = await refused(world, server, 429, "its address sends more than 0.001 requests a second")
+    assert b"your address sends more than 0.001 requests a second (http://app.example.org)" in page.received
     assert NEW_CONN not in [kind for kind, _, _ in link.frames]
 
 
