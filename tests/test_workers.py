@@ -124,6 +124,36 @@ def test_stops_at_the_first_failure(suite: pytest.Pytester, workers: str) -> Non
     assert result.parseoutcomes().get("passed", 0) < 500
 
 
+def test_fixtures_end_when_another_worker_stops(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import time
+        from pathlib import Path
+        import pytest
+
+        def wait_for(name):
+            for _ in range(3000):
+                if Path(name).exists():
+                    return
+                time.sleep(0.01)
+
+        @pytest.fixture(scope="module")
+        def made():
+            Path("begun").touch()
+            yield
+            Path("ended").touch()
+
+        def test_bad():
+            wait_for("begun")
+            assert 0
+
+        @pytest.mark.parametrize("number", range(200))
+        def test_more(made, number):
+            time.sleep(0.05)
+    """)
+    run(suite, "--workers=2", "-x")
+    assert (suite.path / "ended").exists()
+
+
 def test_each_has_directories_of_its_own(suite: pytest.Pytester) -> None:
     suite.makepyfile(DIRECTORIES)
     suite.makeconftest('import os\nos.environ["RUNTIME_DIRECTORY"] = os.environ["XDG_STATE_HOME"] = os.getcwd()\n')

@@ -266,6 +266,9 @@ def _work(session: pytest.Session, connection: Connection, name: str) -> NoRetur
             if session.shouldfail or session.shouldstop or connection.poll():
                 break
         connection.send(("end", None))
+        session._setupstate.teardown_exact(
+            None
+        )  # After a stop there may be fixtures of a module, with their processes.
         atexit._run_exitfuncs()
         code = 0
     except KeyboardInterrupt:
@@ -278,7 +281,7 @@ def _work(session: pytest.Session, connection: Connection, name: str) -> NoRetur
 def _become_worker(config: pytest.Config, name: str) -> None:
     """Have everything that must not be shared anew: output, directories, and the reactor."""
     atexit._clear()
-    os.environ["PYTEST_XDIST_WORKER"] = name
+    os.environ["PYTEST_XDIST_WORKER"] = name  # as plugins know workers
     for variable in ("RUNTIME_DIRECTORY", "XDG_STATE_HOME"):
         own = Path(os.environ[variable], name)
         own.mkdir(mode=0o700, exist_ok=True)
