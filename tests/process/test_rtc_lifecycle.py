@@ -102,7 +102,7 @@ class TestDrain:
             tunnel.wait_for_host()
             assert "in use" not in second.output
             # The first takes no new visitors of its old clients.
-            with tunnel.visit(b"get 1 1") as refused, pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionResetError), tunnel.visit(b"get 1 1") as refused:
                 refused.recv(1)
             tunnel.client.wait_for("host 'myhost' refuses a connection: it is stopping, and takes no new ones$")
             # Who is new goes to the second.

@@ -137,6 +137,15 @@ def is_over(visitor: Visitor) -> bool:
         return True
 
 
+def is_refused(port: int, line: bytes) -> bool:
+    """Whether a visitor's connection ends, which may be before it has sent anything."""
+    try:
+        with Visitor(port, line) as visitor:
+            return is_over(visitor)
+    except ConnectionError:
+        return True
+
+
 def test_what_a_listed_client_may(machines: Machines) -> None:
     machines.authorize(bob="")
     host = machines.host(f"--authorized-clients={machines.clients_file}")
@@ -149,12 +158,10 @@ def test_what_a_listed_client_may(machines: Machines) -> None:
     connected(anna)
     host.wait_for(r"client \S+ connected: .*; sealed X25519MLKEM768, ML-DSA-65, anna$")
     with machines.held(), machines.held():
-        with Visitor(machines.ports[0], b"GET / HTTP/1.1\r\n") as refused:
-            assert is_over(refused)
+        assert is_refused(machines.ports[0], b"GET / HTTP/1.1\r\n")
         host.wait_for(r"client \S+ is refused a connection: this client may not use the service web$")
         anna.wait_for(f"host '{ID}' refuses a connection: this client may not use the service web$")
-        with Visitor(machines.ports[1], b"hold") as third:
-            assert is_over(third)
+        assert is_refused(machines.ports[1], b"hold")
         host.wait_for("is refused a connection: this client may have 2 connections at once$")
         assert machines.service.busy == 2
         # Who uses what.
@@ -226,8 +233,7 @@ def test_two_processes_of_one_client_share_what_it_may(machines: Machines) -> No
     with machines.held(), machines.held():
         machines.ports = free_port(), free_port()
         connected(machines.client("anna"))
-        with Visitor(machines.ports[1], b"hold") as third:
-            assert is_over(third)
+        assert is_refused(machines.ports[1], b"hold")
         host.wait_for("is refused a connection: this client may have 2 connections at once$")
     assert [peer["client"] for peer in look_at_host(machines)] == ["anna", "anna"]
 
