@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel import delayed_calls
-from rtunnel.access.identities import Identity
 from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.udp.flows import FlowTable
@@ -92,7 +91,7 @@ class RtcClient(DrainingService):
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
         run = HedgeThreads(reactor).run
-        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
+        self.sealing = Sealing(Side.CLIENT, self.own.now, self.trust, Hedges(reactor, settings.hedge), run)
         #: The way to the host, if its ID is not known yet; None: it is.
         self.invited = None if settings.invitation is None else Invited(self, settings.invitation, self.trust)
         self.forwards = Forwards(self, settings.forwards)
@@ -103,17 +102,9 @@ class RtcClient(DrainingService):
         """Set the bounds of the time between two attempts to reach the host, in seconds."""
         self._backoff = Backoff(shortest, longest)
 
-    @property
-    def identity(self) -> Identity:
-        """Who this end is."""
-        return self.own.now
-
     def look_at_identity(self) -> bool:
         """Return whether this end is another one, as the files of its certificate have changed."""
-        has_changed = self.own.look(self.reactor.seconds())
-        if has_changed:
-            self.sealing.use(self.identity)
-        return has_changed
+        return self.own.look(self.reactor.seconds(), self.sealing.use)
 
     def _watch(self) -> None:
         do_all([self._look, self._watch_peer, self._watch_waiting, self.look_at_identity, self.log_limiter.tick])

@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.access.identities import Identity
 from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
@@ -97,7 +96,7 @@ class RtcHost(DrainingService):
         self.certificate = SharedCertificate()
         self.uses = Uses(reactor)
         run = HedgeThreads(reactor).run
-        self.sealing = Sealing(Side.HOST, self.identity, self.trust, Hedges(reactor, settings.hedge), run)
+        self.sealing = Sealing(Side.HOST, self.own.now, self.trust, Hedges(reactor, settings.hedge), run)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)
@@ -119,17 +118,9 @@ class RtcHost(DrainingService):
             if self.signaling.up and before.get(name) is not service:
                 service.start(self.settings.id, self.log, self.log_limiter)
 
-    @property
-    def identity(self) -> Identity:
-        """Who this end is."""
-        return self.own.now
-
     def look_at_identity(self) -> bool:
         """Return whether this end is another one, as the files of its certificate have changed."""
-        has_changed = self.own.look(self.reactor.seconds())
-        if has_changed:
-            self.sealing.use(self.identity)
-        return has_changed
+        return self.own.look(self.reactor.seconds(), self.sealing.use)
 
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.

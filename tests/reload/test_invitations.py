@@ -71,7 +71,7 @@ async def test_an_invitation_survives(rtc: World, run: Run, tmp_path: Path, name
     assert each.stage.value == "used"
     # The answer may have come a moment before the other list.
     listed = [read_authorized_clients(path) for path in (clients, tmp_path / "host" / "authorized_clients")]
-    assert any(each.known(client.identity.fingerprint) for each in listed)
+    assert any(each.known(client.sealing.identity.fingerprint) for each in listed)
 
 
 @ensureDeferred

@@ -56,7 +56,7 @@ def written(name: str, content: str) -> Any:
 
 def of_organisation(running: Running, _value: Any) -> bool:
     """Whether new peer connections would have the certificate of the organisation."""
-    return common_name(running.service.identity.certificate) == "laptop"
+    return common_name(running.service.sealing.identity.certificate) == "laptop"
 
 
 FINGERPRINT = "ab" * 32

@@ -22,7 +22,7 @@ def look(client: RtcClient) -> dict[str, Any]:
         "ready": peer is not None and peer.is_connected and not client.is_stopping,
         "problems": problems,
         "host": client.settings.id,
-        "identity": describe(client.identity, client.trust),
+        "identity": describe(client.sealing.identity, client.trust),
         "signaling": signaling(client.signaling),
         **resources(client, client.memory),
         "peer": peer_connection(peer) if peer is not None else None,

@@ -41,7 +41,7 @@ def look(host: RtcHost) -> dict[str, Any]:
         "ready": host.signaling.up and not host.is_stopping,
         "problems": problems,
         "id": host.settings.id,
-        "identity": describe(host.identity, host.trust),
+        "identity": describe(host.sealing.identity, host.trust),
         "signaling": signaling(host.signaling),
         **resources(host, host.memory),
         "services": services,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.logger import Logger
 
 from rtunnel.access.identities import Identity
@@ -32,17 +34,20 @@ class OwnIdentity(WatchedFiles[Identity]):
         self._warned_at: float | None = None
         super().__init__(files, lambda: identity_of(settings))
 
-    def look(self, now: float) -> bool:
+    def look(self, now: float, use: Callable[[Identity], None]) -> bool:
         """Read the files again if they have changed, and return whether :attr:`now` is another identity.
 
         What has changed is logged, and once a day that the certificate has expired or soon will. Call it once a
         second.
 
         :param now: in seconds, by the reactor's clock.
+        :param use: makes the end be that one in later connections, or raises a ConfigError.
         """
         before, is_read = self.now, False
         try:
-            is_read = self.refresh()
+            if self.refresh():
+                use(self.now)
+                is_read = True
         except ConfigError as error:
             self.log.warn("{error}; the certificate of before stays in use until that is mended", error=error)
         if is_read:
@@ -52,4 +57,4 @@ class OwnIdentity(WatchedFiles[Identity]):
             for each in (self.now.certificate, *self.now.chain):
                 if warning := expiry_warning(each):
                     self.log.warn("{warning}", warning=warning)
-        return self.now != before
+        return is_read and self.now != before

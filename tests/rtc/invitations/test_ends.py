@@ -98,7 +98,7 @@ async def test_a_code_is_all_it_takes(ends: Ends) -> None:
     assert each.stage.value == "used"
     assert each.client == "Anna"
     clients = read_authorized_clients(ends.clients)
-    known = clients.known(client.identity.fingerprint)
+    known = clients.known(client.sealing.identity.fingerprint)
     assert known is not None
     assert (known[0], known[1].services) == ("Anna", frozenset({"web"}))
     assert list(read_known_hosts(ends.place / "anna" / "known_hosts")) == [ID]
@@ -196,7 +196,7 @@ async def test_a_client_that_cannot_be_written_down(
     assert found["client"] is None
     assert not ends.echo.peers
     # The host has shown that it knows the code, so the client can wait until that is mended.
-    ends.clients.write_text(f"anna: {{fingerprint: {client.identity.fingerprint}}}\n")
+    ends.clients.write_text(f"anna: {{fingerprint: {client.sealing.identity.fingerprint}}}\n")
     await rtc.connected(client)
     assert ends.failures == []
 

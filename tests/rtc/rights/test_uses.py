@@ -206,7 +206,7 @@ async def test_status(rtc: World) -> None:
         program.send(b"123", (HOST, int(client.forwards.udp[0].listener.local_address.rpartition(":")[2])))
         assert (await program.gets())[0] == b"123"
         assert look(host)["identity"] == {
-            "fingerprint": show_fingerprint(host.identity.fingerprint),
+            "fingerprint": show_fingerprint(host.sealing.identity.fingerprint),
             "signature": "ML-DSA-65",
             "closed": False,
         }
