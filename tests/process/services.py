@@ -17,7 +17,6 @@ import hashlib
 import http.client
 import random
 import re
-import select
 import socket
 import subprocess
 import threading
@@ -28,7 +27,6 @@ from types import TracebackType
 
 import pytest
 
-from rtunnel.relay.sockets import close_socket
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistd, Twistds, need, poll
@@ -146,29 +144,6 @@ class Hold:
     def __call__(self, connection: socket.socket) -> None:
         assert self.read_now.wait(PATIENCE)
         self.read.append(read_all(connection))
-
-
-class Silent:
-    """A talent: reads to the end, answers nothing, and learns whether the other end has reset the connection."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.was_reset = threading.Event()
-
-    def __call__(self, connection: socket.socket) -> None:
-        read_all(connection)
-        self.asked.set()
-        poller = select.poll()
-        poller.register(connection, 0)
-        if any(events & select.POLLERR for _, events in poller.poll(PATIENCE * 1000)):
-            self.was_reset.set()
-
-    def learns_of(self, visitor: socket.socket) -> bool:
-        """Whether it learns that *visitor* ends his direction, and then goes away."""
-        visitor.shutdown(socket.SHUT_WR)
-        assert self.asked.wait(PATIENCE)
-        close_socket(visitor, reset=True)
-        return self.was_reset.wait(PATIENCE)
 
 
 class Service:

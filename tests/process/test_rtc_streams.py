@@ -22,7 +22,6 @@ from tests.process.services import (
     Background,
     Digest,
     Service,
-    Silent,
     Visitor,
     count,
     expected,
@@ -34,6 +33,7 @@ from tests.process.services import (
     read_line,
     send_bytes,
 )
+from tests.process.silent import Silent
 
 Serve = Callable[..., Service]
 StartRtc = Callable[..., RtcTunnel]

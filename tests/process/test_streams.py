@@ -21,7 +21,6 @@ from tests.process.services import (
     Background,
     Digest,
     Service,
-    Silent,
     Tunnel,
     count,
     expected,
@@ -30,6 +29,7 @@ from tests.process.services import (
     read_line,
     send_bytes,
 )
+from tests.process.silent import Silent
 
 Serve = Callable[..., Service]
 StartTunnel = Callable[..., Tunnel]
